@@ -1,0 +1,115 @@
+"""What the database answers when it will not.
+
+DatabaseError
+    DatabaseUnavailable     no connection, or it broke: the same call may be repeated
+    SchemaMismatch          the schema is older or newer than this code
+    Refused                 the database understood and said no
+        ActiveRunExists     one REST-started run a project
+        InvitationRefused   unknown, used or expired
+        NodeExists          the external id belongs to a node that was not removed
+        Stale               the row is no longer in the state that the caller expects
+        NoSuchRow           an id that names nothing
+        BadValue            a value that the column, the view or the constraint does not take
+    EmbeddedPostgresFailed  the embedded server cannot be started
+"""
+
+from collections.abc import Callable
+
+
+class DatabaseError(Exception):
+    """The database failed."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database cannot be reached; try again when it is back."""
+
+
+class SchemaMismatch(DatabaseError):
+    """The database's schema and this code do not fit."""
+
+    def __init__(self, found: str | None, expected: str) -> None:
+        self.found, self.expected = found, expected
+        super().__init__(_schema_advice(found, expected))
+
+
+class Refused(DatabaseError):
+    """The database refused the change."""
+
+
+class ActiveRunExists(Refused):
+    """A run that was started by REST is still active in this project."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"Run {run_id} is still active in this project.")
+
+
+class InvitationRefused(Refused):
+    """The invitation cannot be redeemed; reason is unknown, used or expired."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"The invitation is {reason}.")
+
+
+class NodeExists(Refused):
+    """A node with this external id is enrolled already; remove it first."""
+
+
+class Stale(Refused):
+    """Somebody else changed the row first."""
+
+
+class NoSuchRow(Refused):
+    """The id names no row."""
+
+
+class BadValue(Refused):
+    """The database does not take this value."""
+
+
+class EmbeddedPostgresFailed(DatabaseError):
+    """The embedded Postgres cannot be started."""
+
+
+# SQLSTATEs of our own functions (class ES); DETAIL carries the fact that the exception is made of.
+_OURS: dict[str, Callable[[str, str], DatabaseError]] = {
+    "ES001": lambda message, detail: ActiveRunExists(detail),
+    "ES002": lambda message, detail: InvitationRefused(detail),
+    "ES003": lambda message, detail: NodeExists(message),
+    "ES004": lambda message, detail: Stale(message),
+    "ES005": lambda message, detail: NoSuchRow(message),
+    "ES006": lambda message, detail: BadValue(message),
+}
+
+# Constraints that a caller can run into without a function's own refusal in between.
+_CONSTRAINTS: dict[str, Callable[[str], DatabaseError]] = {
+    "nodes_project_id_external_id_key": lambda message: NodeExists(),
+    "nodes_project_id_flower_node_id_key": lambda message: NodeExists("Another node has this Flower node id."),
+}
+
+
+def from_sqlstate(code: str | None, message: str, detail: str | None = None, constraint: str | None = None) -> DatabaseError:
+    """Give the exception for what Postgres answered; both doors use it, so both raise alike."""
+    if code in _OURS:
+        return _OURS[code](message, detail or "")
+    if constraint in _CONSTRAINTS:
+        return _CONSTRAINTS[constraint](message)
+    if code is None or code[:2] in ("08", "57", "53"):
+        return DatabaseUnavailable(message)
+    if code == "23503":
+        return NoSuchRow(message)
+    if code[:2] in ("22", "23") or code in ("42703", "42P01"):
+        return BadValue(message)
+    return DatabaseError(f"{message} (SQLSTATE {code})")
+
+
+def _schema_advice(found: str | None, expected: str) -> str:
+    if found is None:
+        return f"The database has no Espalier schema: run `python -m db migrate` (it installs {expected})."
+    if found < expected:
+        return f"The database has schema {found}, this code needs {expected}: run `python -m db migrate`."
+    return f"The database has schema {found}, newer than this code's {expected}: update Espalier."
