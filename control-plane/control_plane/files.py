@@ -1,0 +1,76 @@
+"""Files that are whole or absent."""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, data: bytes | str, mode: int = 0o600) -> None:
+    """Replace a file by rename, so that a reader or a crash sees the old content or the new, never a part.
+
+    The file is fsynced before the rename and its folder after it; missing folders are made with mode 0700.
+    """
+    temporary = _write_beside(path, data, mode)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def create_once(path: Path, data: bytes | str, mode: int = 0o600) -> bool:
+    """Write a file that must not exist yet; False, and nothing changed, when somebody else was first."""
+    temporary = _write_beside(path, data, mode)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
+def write_json(path: Path, value: Any, mode: int = 0o600) -> None:
+    """Write a JSON value with write_atomic."""
+    write_atomic(path, json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n", mode)
+
+
+def read_json(path: Path) -> Any | None:
+    """Read a JSON file; None when it is absent.
+
+    Raises ValueError when the content is not JSON: what write_atomic wrote is never half a file.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_beside(path: Path, data: bytes | str, mode: int) -> Path:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    return Path(name)
