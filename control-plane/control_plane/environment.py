@@ -37,5 +37,4 @@ def child_environment(extra: Mapping[str, str] | None = None, *, source: Mapping
 
 
 def _is_passed_on(name: str) -> bool:
-    # DATABASE_URL stays out although it matches nothing here; PYTHONKEY… would match both lists and is nobody's secret.
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in PASSED_ON)

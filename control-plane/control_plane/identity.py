@@ -1,19 +1,24 @@
 """Which process is meant: a pid together with the moment at which it started."""
 
+import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import psutil
 
+from control_plane.clock import now
 from control_plane.files import read_json, write_json
 
 _log = logging.getLogger(__name__)
 _DEAD_STATES = frozenset("ZXx")
+_POLL_S = 0.25
 
 
 def start_mark(pid: int) -> str | None:
@@ -43,7 +48,7 @@ class ProcessRecord:
     def of(cls, pid: int, name: str) -> "ProcessRecord | None":
         """Describe a process that is there now; None when it is not."""
         mark = start_mark(pid)
-        return None if mark is None else cls(pid, mark, name, _now())
+        return None if mark is None else cls(pid, mark, name, now())
 
     @classmethod
     def read(cls, path: Path) -> "ProcessRecord | None":
@@ -71,12 +76,53 @@ class ProcessRecord:
         except psutil.NoSuchProcess:
             return False
 
-    def group(self) -> int | None:
-        """Find the process group that may be signalled for this process; None when there is none of ours.
+    async def ends_within(self, seconds: float) -> bool:
+        """Wait until it is no longer alive, but not longer than this; True when it has ended.
 
-        While its leader or anything else of a group exists, the kernel gives its number to nobody else: a pid that is
-        taken by a process with another mark therefore proves that the whole group is gone.
+        A pidfd, where the kernel gives one, wakes us at once; without it (and to be sure) we look each 0.25 s.
         """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        with _exit_event(self.pid) as ended:
+            while self.is_alive():
+                if (left := deadline - loop.time()) <= 0:
+                    return False
+                if ended.is_set():
+                    await asyncio.sleep(min(left, _POLL_S))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, _POLL_S)):
+                        await ended.wait()
+        return True
+
+    def group_members(self) -> list[int]:
+        """List the pids in its process group that are not zombies; the leader may have left.
+
+        While anything of a group exists, the kernel gives its number to nobody else: a process of this pid with another mark
+        proves that the whole group is gone. Without a leader, members must belong to its session and be no older than it.
+        """
+        if (group := self._group()) is None or self._is_of_an_earlier_boot():
+            return []
+        led = start_mark(self.pid) is not None
+        return [pid for pid in psutil.pids() if _lives_in(pid, group) and (led or self._may_have_started(pid))]
+
+    def signal_group(self, number: signal.Signals) -> bool:
+        """Send a signal to its whole group, also when the leader has left; False when nobody was there.
+
+        A process that shares our own group (we never start one so) is signalled alone.
+        """
+        group = self._group()
+        try:
+            if group is not None and (self.is_alive() or self.group_members()):
+                os.killpg(group, number)
+            elif self.is_alive():
+                os.kill(self.pid, number)
+            else:
+                return False
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _group(self) -> int | None:
         mark = start_mark(self.pid)
         if mark is not None and mark != self.start_mark:
             return None
@@ -86,26 +132,39 @@ class ProcessRecord:
             group = self.pid
         return None if group == os.getpgrp() else group
 
-    def group_members(self) -> list[int]:
-        """List the pids in its group that are not zombies; the leader may have left."""
-        group = self.group()
-        return [] if group is None else [pid for pid in psutil.pids() if _lives_in(pid, group)]
-
-    def signal_group(self, number: signal.Signals) -> bool:
-        """Send a signal to its whole group, also when the leader has left; False when nobody was there.
-
-        A process that shares our own group (we never start one so) is signalled alone.
-        """
+    def _may_have_started(self, pid: int) -> bool:
+        mark = start_mark(pid)
         try:
-            if (group := self.group()) is not None:
-                os.killpg(group, number)
-            elif self.is_alive():
-                os.kill(self.pid, number)
-            else:
-                return False
+            return mark is not None and float(mark) >= float(self.start_mark) and os.getsid(pid) == self.pid
         except ProcessLookupError:
             return False
-        return True
+
+    def _is_of_an_earlier_boot(self) -> bool:
+        # Both are wall clock times, which may have been set since: an hour is never the difference that decides.
+        return datetime.fromisoformat(self.started_at).timestamp() < psutil.boot_time() - 3600
+
+
+@contextlib.contextmanager
+def _exit_event(pid: int) -> Iterator[asyncio.Event]:
+    """Give an event that the kernel sets when the process ends, child of ours or not; never set where it has no pidfd."""
+    ended = asyncio.Event()
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        yield ended
+        return
+    loop = asyncio.get_running_loop()
+
+    def notice() -> None:
+        loop.remove_reader(descriptor)
+        ended.set()
+
+    loop.add_reader(descriptor, notice)
+    try:
+        yield ended
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def _lives_in(pid: int, group: int) -> bool:
@@ -124,7 +183,3 @@ def _stat(pid: int) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -61,15 +61,15 @@ class Tail:
         self._head = head
 
 
-def last_lines(path: Path, n: int = 20) -> list[str]:
+def last_lines(path: Path, n: int = 20, since_offset: int = 0) -> list[str]:
     """Give the last n lines of a file, an incomplete last one too; [] when there is no file.
 
-    Looks at the last 256 KiB only; each line is cut at 2000 characters, since it travels in errors and rows.
+    since_offset: leaves out what came before, unless the file has become shorter than that. Looks at the last 256 KiB only; each line is cut at 2000 characters, since it travels in errors and rows.
     """
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _CHUNK_BYTES))
+            file.seek(max(0, size - _CHUNK_BYTES, since_offset if since_offset <= size else 0))
             raw = file.read(_CHUNK_BYTES)
     except FileNotFoundError:
         return []

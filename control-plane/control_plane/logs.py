@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
 
+from control_plane.clock import rfc3339
+
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request at work, also in the answer's X-Request-ID; kept by asyncio for each task."""
 
@@ -45,7 +47,7 @@ class Logfmt(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Write the line, without secrets."""
         facts: dict[str, object] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "at": rfc3339(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname,
             "where": f"{record.name}:{record.filename}:{record.lineno}",
         }

@@ -14,14 +14,16 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True)
 
-    espalier_home: Path = Field(Path("~/.local/state/espalier"), description="Folder of all state, mode 0700.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
-    body_limit_bytes: int = Field(1_048_576, ge=1024, description="Largest request body, where a route says nothing else.")
-    host: str = Field("127.0.0.1", description="Address to listen on; beyond loopback only with TLS.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    espalier_home: Path = Field(default=Path("~/.local/state/espalier"), description="Folder of all state, mode 0700.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level that is logged.")
+    body_limit_bytes: int = Field(
+        default=1_048_576, ge=1024, description="Largest request body, where a route says nothing else."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on; beyond loopback only with TLS.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     cors: Annotated[list[str], NoDecode] = Field(default_factory=list, description="Origins of foreign pages, by commas.")
-    tls_certificate: Path | None = Field(None, description="PEM file of the REST server's certificate chain.")
-    tls_key: Path | None = Field(None, description="PEM file of its key.")
+    tls_certificate: Path | None = Field(default=None, description="PEM file of the REST server's certificate chain.")
+    tls_key: Path | None = Field(default=None, description="PEM file of its key.")
 
     @field_validator("espalier_home")
     @classmethod
@@ -71,7 +73,10 @@ Settings = TypeVar("Settings", bound=ServerSettings)
 
 
 def settings_or_exit(kind: type[Settings]) -> Settings:
-    """Read settings from the environment; a wrong one ends the process with code 2 and one sentence, which never shows a value."""
+    """Read settings from the environment; a wrong one ends the process with exit code 2.
+
+    Each gets one sentence on stderr, which never shows its value: it may be a secret.
+    """
     try:
         return kind()
     except ValidationError as error:
