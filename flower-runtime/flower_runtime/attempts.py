@@ -1,0 +1,85 @@
+"""The directory of one attempt at a run, and the ServerApp that is started in it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from flower_runtime.environment import child_environment
+from flower_runtime.output import open_output
+from flower_runtime.procfile import ProcessRecord, write_exit
+
+_WRAPPER_PATIENCE_S = 5.0
+
+
+class Attempt:
+    """`<runs>/<series id>/attempts/<flower run id>/`: server.log, proc.json, exit.json."""
+
+    def __init__(self, runs_dir: Path, series_id: str, flower_run_id: str) -> None:
+        self.run_dir = runs_dir / series_id
+        self.flower_run_id = flower_run_id
+        self.directory = self.run_dir / "attempts" / flower_run_id
+
+    def start(self, token: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+        """Start the wrapper, which starts the ServerApp. arguments: flwr-serverapp's, without the token.
+
+        A task that SuperLink hands out again finds its first ServerApp dead: it would be a second writer.
+        Raises OSError when the directory or the process cannot be made.
+        """
+        self._make_directory()
+        self._end_predecessor()
+        token_file = self.directory / "token"
+        _write_secret(token_file, token)
+        output = open_output(self.directory / "server.log")
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "flower_runtime.wrapper", str(self.directory), str(token_file), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.run_dir,
+                env=self.environment(),
+                start_new_session=True,
+            )
+        except OSError:
+            token_file.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(output)
+
+    def environment(self) -> dict[str, str]:
+        """Build the ServerApp's environment: the allow-list, its run directory and its attempt."""
+        ours = {"ESPALIER_RUN_DIR": str(self.run_dir), "ESPALIER_ATTEMPT": self.flower_run_id}
+        return child_environment(os.environ, ours)
+
+    def note_failed_start(self, reason: str) -> None:
+        """Leave the reason in exit.json, where a directory for it could be made."""
+        if self.directory.is_dir():
+            write_exit(self.directory / "exit.json", None, [reason])
+
+    def _make_directory(self) -> None:
+        for directory in (self.run_dir, self.run_dir / "attempts", self.directory):
+            directory.mkdir(mode=0o700, exist_ok=True)
+
+    def _end_predecessor(self) -> None:
+        before = ProcessRecord.read(self.directory / "proc.json")
+        if before is not None and before.is_alive():
+            os.killpg(before.pid, signal.SIGKILL)
+            self._wait_for_its_wrapper()
+        for name in ("proc.json", "exit.json"):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def _wait_for_its_wrapper(self) -> None:
+        """Wait until the killed ServerApp's wrapper has written exit.json, which would else be taken for the new one's."""
+        deadline = time.monotonic() + _WRAPPER_PATIENCE_S
+        while not (self.directory / "exit.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secret)

@@ -1,0 +1,94 @@
+"""One ClientApp process: its folder, its group, its end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from flower_runtime.handover import ClientAppTask
+from flower_runtime.output import last_lines, open_output
+from flower_runtime.procfile import ProcessRecord, describe_end, write_exit
+
+
+class ClientAppProcess:
+    """`clientapps/<flower run id>/<message id>/`: output.log, proc.json, exit.json.
+
+    The process leads a group of its own, and dies with the thread that started it.
+    """
+
+    def __init__(self, folder: Path, task: ClientAppTask, runtime_api: str, environment: dict[str, str], cwd: Path) -> None:
+        """Start it. Raises OSError when the folder or the process cannot be made."""
+        self.task = task
+        self.folder = folder
+        self.killed_because: str | None = None
+        self._started = time.monotonic()
+        for made in (folder.parent, folder):
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        token_file = folder / "token"
+        _write_secret(token_file, task.token)
+        output = open_output(folder / "output.log")
+        command = [sys.executable, "-P", "-m", "flower_runtime.clientapp", str(os.getpid())]
+        try:
+            self._process = subprocess.Popen(
+                [*command, "--insecure", "--runtime-api-address", runtime_api, "--token-file", str(token_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=cwd,
+                env=environment,
+                process_group=0,
+            )
+        except OSError:
+            token_file.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(output)
+        self.pid = self._process.pid
+        ProcessRecord.of(self.pid, "clientapp").write(folder / "proc.json")
+
+    @property
+    def seconds(self) -> float:
+        """How long ago it was started."""
+        return time.monotonic() - self._started
+
+    def kill(self, reason: str) -> None:
+        """Kill it and all that it started in its group. The reason stays with it."""
+        if self.killed_because is None and self._process.poll() is None:
+            self.killed_because = reason
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        """Give the exit code, negative for a signal; None while it lives."""
+        return self._process.poll()
+
+    def close(self, timeout_s: float | None = None) -> int:
+        """Wait for its end, kill what it left in its group, write exit.json. Returns the exit code."""
+        code = self._process.wait(timeout_s)
+        kill_group(self.pid)
+        (self.folder / "token").unlink(missing_ok=True)
+        write_exit(self.folder / "exit.json", code, self.last_lines())
+        return code
+
+    def last_lines(self) -> list[str]:
+        return last_lines(self.folder / "output.log")
+
+    def describe_end(self, code: int) -> str:
+        """Say how it ended and, if we killed it, why."""
+        how = describe_end(code)
+        return how if self.killed_because is None else f"{how}: {self.killed_because}"
+
+
+def kill_group(leader: int) -> None:
+    """Kill what a dead leader left behind in its group."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secret)

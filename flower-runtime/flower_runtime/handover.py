@@ -1,0 +1,183 @@
+"""Where a SuperNode's loop and our supervision of its ClientApps meet: the one module that reaches into a running node.
+
+Flower's loop pulls a message, stores it, waits for a reply, pushes the reply. What it replaces by sleeping (3 s when idle,
+0.5 s for a reply) and by asking (a SuperExec that polls each second) is an event here. The names stand in selfcheck.py.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from flower_runtime.patch import ask_objects_soon, log_plainly, original, replace, retry_soon
+
+_LOOP = "flwr.supernode.start_client_internal"
+_FLEET = "flwr.supernode.fleet_http_connection"
+# How often SuperLink is asked for messages. A node that has had one lately is in the middle of a run.
+_ACTIVE_POLL_S, _IDLE_POLL_S, _ACTIVE_FOR_S = 0.25, 1.0, 60.0
+
+
+@dataclass(frozen=True)
+class ClientAppTask:
+    """A message that is ours to work on."""
+
+    task_id: int
+    run_id: int
+    message_id: str
+    token: str = field(repr=False)
+
+
+class Handover:
+    """Hands stored messages to us and our answers to the loop. Thread-safe; one message at a time, as Flower's loop is."""
+
+    def __init__(self) -> None:
+        self.message_stored = threading.Event()
+        self._reply_stored = threading.Event()
+        self._connected = threading.Event()
+        self._state: Any = None
+        self._get_run: Any = None
+        self._message_at = float("-inf")
+        self._message_of_run: dict[int, str] = {}
+        self._reply_of: dict[str, str] = {}
+
+    def install(self) -> None:
+        """Put our events into Flower's loop. Once, before flower_supernode()."""
+        log_plainly()
+        retry_soon()
+        ask_objects_soon(_LOOP, "pull_objects")
+        replace(_LOOP, "time", SimpleNamespace(sleep=self._sleep))
+        self._see_messages()
+        self._see_connection()
+        _survive_failed_heartbeats()
+
+    def wait_connected(self) -> None:
+        """Wait until SuperLink has accepted this node."""
+        self._connected.wait()
+
+    def acquire(self) -> ClientAppTask | None:
+        """Take the message that waits; None when none does."""
+        if self._state is None:
+            return None
+        task_types = original("flwr.supercore.constant", "TaskType")
+        request = original("flwr.proto.runtime_pb2", "AcquireTaskRequest")(supported_task_types=[task_types.CLIENT_APP])
+        taken = original("flwr.supercore.servicer.runtime.runtime_handlers", "acquire_task")(request, self._state)
+        if not taken.HasField("task") or not taken.token:
+            return None
+        message_id = self._message_of_run[taken.task.run_id]
+        self._state.record_message_processing_start(message_id)  # a ClientApp that dies early leaves no start time
+        return ClientAppTask(taken.task.task_id, taken.task.run_id, message_id, taken.token)
+
+    def keep(self, task: ClientAppTask) -> None:
+        """Keep a task ours while its process lives, also when a long call in C stops the ClientApp's own heartbeats."""
+        self._state.acknowledge_task_heartbeat(task.task_id)
+
+    def has_reply(self, task: ClientAppTask) -> bool:
+        """Has the ClientApp replied, whole?"""
+        reply_id = self._reply_of.get(task.message_id)
+        return reply_id is not None and self._is_whole(reply_id)
+
+    def finish(self, task: ClientAppTask, failure: str) -> None:
+        """Close a task whose process has ended: answer with an Error of this text unless the ClientApp replied, whole.
+
+        Without the close Flower would take the task for crashed a minute later and answer for the message after it.
+        """
+        state = self._state
+        reply_id = self._reply_of.pop(task.message_id, None)
+        replied = reply_id is not None and (self._is_whole(reply_id) or not self._take_back(reply_id))
+        state.finish_task(task.task_id, original("flwr.common.constant", "SubStatus").FAILED, failure)
+        if not replied:  # else the loop may be at the next message already, which is not ours to answer
+            # Marks the message as taken also when the ClientApp died before it took it: only those are answered.
+            state.get_messages_legacy(run_ids=[task.run_id], is_reply=False)
+            error_code = original("flwr.common.constant", "ErrorCode").CLIENT_APP_CRASHED
+            state._store_error_replies({task.run_id}, original("flwr.app", "Error")(error_code, failure))
+            self._reply_stored.set()
+
+    def still_runs(self, run_id: int) -> bool:
+        """Ask SuperLink whether a run still runs. Waits out an outage; raises what SuperLink's refusals raise."""
+        try:
+            self._get_run(run_id)
+        except original("flwr.supercore.run", "RunNotRunningException"):
+            return False
+        return True
+
+    def _sleep(self, seconds: float) -> None:
+        """Stand in for time.sleep in the loop: the idle poll is 3 s there, the wait for a reply or its objects 0.5 s."""
+        if seconds >= 1:
+            lately = time.monotonic() - self._message_at < _ACTIVE_FOR_S
+            time.sleep(_ACTIVE_POLL_S if lately else _IDLE_POLL_S)
+        else:
+            self._reply_stored.wait(min(seconds, 0.05))
+            self._reply_stored.clear()
+
+    def _see_messages(self) -> None:
+        node_state = original("flwr.supernode.nodestate.in_memory_nodestate", "InMemoryNodeState")
+        store = node_state.store_message
+
+        def store_message(state: Any, message: Any) -> Any:
+            stored = store(state, message)
+            metadata = message.metadata
+            self._state = state
+            if metadata.reply_to_message_id:
+                self._reply_of[metadata.reply_to_message_id] = metadata.message_id
+                self._reply_stored.set()
+            else:
+                self._message_of_run[metadata.run_id] = metadata.message_id
+                self._message_at = time.monotonic()
+                self.message_stored.set()
+            return stored
+
+        node_state.store_message = store_message
+
+    def _see_connection(self) -> None:
+        connect = original(_LOOP, "http_request_response")
+
+        @contextmanager
+        def http_request_response(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            with connect(*args, **kwargs) as connection:
+                self._get_run = connection[3]
+                self._connected.set()
+                yield connection
+
+        replace(_LOOP, "http_request_response", http_request_response)
+
+    def _is_whole(self, reply_id: str) -> bool:
+        """Are all objects of a reply stored? A reply that the loop has pushed and deleted was."""
+        store = self._state.object_store
+        if reply_id not in store:
+            return True
+        objects = original("flwr.supercore.inflatable.inflatable_object", "iterate_object_tree")(store.get_object_tree(reply_id))
+        return all(store.get(each.object_id) != b"" for each in objects)
+
+    def _take_back(self, reply_id: str) -> bool:
+        """Remove a reply whose ClientApp died while uploading it; the loop would wait for the rest for ever.
+
+        False when the loop has it already: its push now fails, it goes on, and SuperLink answers after 180 s.
+        """
+        state = self._state
+        with state.lock_msg_store:
+            entry = state.msg_store.get(reply_id)
+            in_time = entry is not None and not entry.is_retrieved
+            if in_time:
+                state.delete_messages(message_ids=[reply_id])
+        state.object_store.delete(reply_id)
+        return in_time
+
+
+def _survive_failed_heartbeats() -> None:
+    """Make an exception a failed heartbeat, tried again. Stock: the thread dies and the node is offline a minute later."""
+    sender = original(_FLEET, "HeartbeatSender")
+
+    def safe_sender(heartbeat_fn: Any) -> Any:
+        def beat() -> bool:
+            try:
+                return bool(heartbeat_fn())
+            except Exception as error:
+                print(f"heartbeat failed, trying again: {error!r:.200}", flush=True)
+                return False
+
+        return sender(beat)
+
+    replace(_FLEET, "HeartbeatSender", safe_sender)

@@ -1,0 +1,39 @@
+"""ClientApps of a SuperNode that was killed: their processes' remains and their records."""
+
+import os
+import signal
+
+from flower_runtime.activity import Activity
+from flower_runtime.clientapps import NodeSettings
+from flower_runtime.output import last_lines
+from flower_runtime.procfile import ProcessRecord, start_mark, write_exit
+
+
+def end_leftovers(settings: NodeSettings) -> None:
+    """Kill what an earlier SuperNode's ClientApps left running, and write the exit.json that it could not write."""
+    activity = Activity(settings.state_dir / "activity.jsonl")
+    for path in sorted(settings.clientapps_dir.glob("*/*/proc.json")):
+        folder, record = path.parent, ProcessRecord.read(path)
+        if record is None or (folder / "exit.json").exists():
+            continue
+        _kill(record)
+        (folder / "token").unlink(missing_ok=True)
+        lines = last_lines(folder / "output.log")
+        write_exit(folder / "exit.json", None, lines)
+        activity.note(
+            "clientapp.died",
+            flower_run_id=folder.parent.name,
+            message_id=folder.name,
+            pid=record.pid,
+            reason="its SuperNode ended first",
+            last_lines=[] if settings.forward_logs == "none" else lines,
+        )
+
+
+def _kill(record: ProcessRecord) -> None:
+    """Kill the group that the record's process leads or led, unless the pid is another's by now."""
+    if start_mark(record.pid) in (record.start_mark, None):
+        try:
+            os.killpg(record.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return

@@ -1,0 +1,50 @@
+"""Replacements in Flower that several parts share. Every name they touch stands in selfcheck.py."""
+
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+LONGEST_RETRY_S = 2
+# An object may be asked for before it is there. Stock waits 1, 2, 4 … 10 s between tries and gives up after 500.
+OBJECT_BACKOFF: dict[str, Any] = {"initial_backoff": 0.2, "backoff_cap": 1.0, "max_tries_per_object": 100_000}
+
+
+def replace(module: str, name: str, value: object) -> None:
+    """Put a value under a name of one of Flower's modules."""
+    setattr(importlib.import_module(module), name, value)
+
+
+def original(module: str, name: str) -> Any:
+    """Give what stands under a name of one of Flower's modules."""
+    return getattr(importlib.import_module(module), name)
+
+
+def log_plainly() -> None:
+    """Have Flower's log lines without colours: they go to files."""
+    original("flwr.supercore.logger", "update_console_handler")(colored=False)
+
+
+def retry_soon() -> None:
+    """Cap the waits after an outage at 2 s. Stock: up to 20 s, so a run outlives a SuperLink's restart only by luck."""
+    replace("flwr.supercore.retry.http_retry", "MAX_RETRY_DELAY", LONGEST_RETRY_S)
+    exponential = original("flwr.supercore.heartbeat", "exponential")
+    replace("flwr.supercore.heartbeat", "exponential", lambda max_delay: exponential(max_delay=min(max_delay, LONGEST_RETRY_S)))
+
+
+def ask_objects_soon(module: str, name: str) -> None:
+    """Shorten the waits of a function that pulls objects."""
+    replace(module, name, functools.partial(original(module, name), **OBJECT_BACKOFF))
+
+
+def forget_token_file(module: str) -> None:
+    """Delete the file that held a task's token once Flower's command has read it."""
+    obtain = original(module, "try_obtain_flwr_app_token")
+
+    def obtain_and_forget(args: Any) -> Any:
+        token = obtain(args)
+        if args.token_file is not None:
+            Path(args.token_file).unlink(missing_ok=True)
+        return token
+
+    replace(module, "try_obtain_flwr_app_token", obtain_and_forget)

@@ -1,0 +1,111 @@
+"""Each name inside Flower that we call or replace, by the part that does."""
+
+from typing import Literal
+
+from flower_runtime.selfcheck import Pin
+
+Part = Literal["superlink", "executor", "serverapp", "supernode", "clientapp", "deactivate"]
+
+_BACKOFF = ("initial_backoff", "backoff_cap", "max_tries_per_object")
+_SUPERLINK = "flwr.superlink.cli.flower_superlink"
+_SERVERAPP = "flwr.superlink.cli.flwr_serverapp"
+_CLIENTAPP = "flwr.supernode.cli.flwr_clientapp"
+_LOOP = "flwr.supernode.start_client_internal"
+_NODE_STATE = "flwr.supernode.nodestate.in_memory_nodestate"
+_CORE_STATE = "flwr.supercore.corestate.in_memory_corestate"
+_HTTP_LOGGING = "flwr.supercore.http_logging"
+_INTERCEPTORS = "flwr.supercore.interceptors"
+
+_LOGS = (Pin("flwr.supercore.logger", "update_console_handler", ("colored",)),)
+_RETRY = (
+    Pin("flwr.supercore.retry.http_retry", "MAX_RETRY_DELAY"),
+    Pin("flwr.supercore.retry.http_retry", "make_simple_http_retry_invoker", mentions=("MAX_RETRY_DELAY",)),
+    Pin("flwr.supercore.heartbeat", "exponential", ("max_delay",)),
+    Pin("flwr.supercore.heartbeat", "HeartbeatSender.__init__", ("heartbeat_fn",), mentions=("exponential",)),
+)
+
+PINS: dict[Part, tuple[Pin, ...]] = {
+    "superlink": (
+        *_LOGS,
+        Pin(_SUPERLINK, "flower_superlink", mentions=("_run_superlink_http_api",)),
+        Pin(_SUPERLINK, "_run_superlink_http_api", mentions=("uvicorn", "run", "get_uvicorn_log_config")),
+        Pin(_SUPERLINK, "uvicorn.run", ("app", "timeout_graceful_shutdown")),
+        Pin("flwr.supercore.http_logging", "ROUTINE_ACCESS_PATHS"),
+        Pin(
+            "flwr.supercore.http_logging",
+            "RoutineAccessFilter._is_successful_routine_request",
+            mentions=("ROUTINE_ACCESS_PATHS",),
+        ),
+    ),
+    "executor": (
+        Pin("flwr.supercore.runtime", "RuntimeHttpClient.AcquireTask"),
+        Pin("flwr.supercore.control", "ControlHttpClient.ListRuns"),
+        Pin("flwr.supercore.protobuf.client", "ProtobufClient.from_server_address", ("server_address", "interceptors")),
+        Pin(_INTERCEPTORS, "RuntimeVersionHttpInterceptor", ("component_name",)),
+        Pin(_INTERCEPTORS, "SuperExecAuthHttpInterceptor", ("master_secret", "protected_methods")),
+        Pin("flwr.supercore.auth", "load_superexec_auth_secret", ("secret_file",)),
+        Pin("flwr.supercore.constant", "TaskType.SERVER_APP"),
+        Pin("flwr.proto.runtime_pb2", "AcquireTaskRequest"),
+        Pin("flwr.proto.control_pb2", "ListRunsRequest"),
+    ),
+    "serverapp": (
+        *_LOGS,
+        *_RETRY,
+        Pin(_SERVERAPP, "flwr_serverapp", mentions=("try_obtain_flwr_app_token", "mirror_output_to_queue", "run_serverapp")),
+        Pin(_SERVERAPP, "try_obtain_flwr_app_token", ("args",)),
+        Pin("flwr.superlink.grid.http_grid", "pull_objects", _BACKOFF),
+        Pin("flwr.superlink.grid.http_grid", "HttpGrid.pull_messages", mentions=("pull_objects",)),
+    ),
+    "supernode": (
+        *_LOGS,
+        *_RETRY,
+        Pin("flwr.supernode.cli.flower_supernode", "flower_supernode", mentions=("start_client_internal",)),
+        Pin(
+            _LOOP,
+            "start_client_internal",
+            mentions=("_init_connection", "_pull_and_store_message", "_push_messages", "time", "sleep"),
+        ),
+        Pin(_LOOP, "_pull_and_store_message", mentions=("create_task", "store_message", "pull_objects")),
+        Pin(_LOOP, "_push_messages", mentions=("get_messages_legacy", "get_object_tree", "get", "time", "sleep")),
+        Pin(_LOOP, "_init_connection", mentions=("http_request_response",)),
+        Pin(_LOOP, "http_request_response", mentions=("HeartbeatSender",)),
+        Pin(_LOOP, "pull_objects", _BACKOFF),
+        Pin("flwr.supernode.fleet_http_connection", "HeartbeatSender", ("heartbeat_fn",)),
+        Pin(_NODE_STATE, "InMemoryNodeState.__init__", mentions=("msg_store", "lock_msg_store")),
+        Pin(_NODE_STATE, "InMemoryNodeState.store_message", ("self", "message")),
+        Pin(_NODE_STATE, "InMemoryNodeState.get_messages_legacy", ("run_ids", "is_reply")),
+        Pin(_NODE_STATE, "InMemoryNodeState.delete_messages", ("message_ids",)),
+        Pin(_NODE_STATE, "InMemoryNodeState.record_message_processing_start", ("message_id",)),
+        Pin(_NODE_STATE, "InMemoryNodeState._store_error_replies", ("run_ids", "error"), mentions=("is_retrieved",)),
+        Pin(_NODE_STATE, "MessageEntry", ("message", "is_retrieved")),
+        Pin(_CORE_STATE, "InMemoryCoreState.finish_task", ("task_id", "sub_status", "details")),
+        Pin(_CORE_STATE, "InMemoryCoreState.acknowledge_task_heartbeat", ("task_id",)),
+        Pin(_CORE_STATE, "InMemoryCoreState.object_store"),
+        Pin("flwr.supercore.object_store", "ObjectStore.get_object_tree", ("object_id",)),
+        Pin("flwr.supercore.object_store", "ObjectStore.get", ("object_id",)),
+        Pin("flwr.supercore.object_store", "ObjectStore.delete", ("object_id",)),
+        Pin("flwr.supercore.object_store", "ObjectStore.__contains__"),
+        Pin("flwr.supercore.inflatable.inflatable_object", "iterate_object_tree"),
+        Pin("flwr.supercore.servicer.runtime.runtime_handlers", "acquire_task", ("request", "state")),
+        Pin("flwr.supercore.run", "RunNotRunningException"),
+        Pin("flwr.supercore.constant", "TaskType.CLIENT_APP"),
+        Pin("flwr.common.constant", "ErrorCode.CLIENT_APP_CRASHED"),
+        Pin("flwr.common.constant", "SubStatus.FAILED"),
+        Pin("flwr.proto.runtime_pb2", "AcquireTaskRequest"),
+    ),
+    "clientapp": (
+        *_LOGS,
+        *_RETRY,
+        Pin(_CLIENTAPP, "flwr_clientapp", mentions=("try_obtain_flwr_app_token", "run_clientapp")),
+        Pin(_CLIENTAPP, "try_obtain_flwr_app_token", ("args",)),
+        Pin("flwr.supernode.runtime.run_clientapp", "pull_and_inflate_object_from_tree", _BACKOFF),
+        Pin("flwr.supernode.runtime.run_clientapp", "pull_task_input", mentions=("pull_and_inflate_object_from_tree",)),
+    ),
+    "deactivate": (
+        Pin("flwr.supernode.fleet_http_client", "FleetHttpClient.DeactivateNode"),
+        Pin("flwr.supernode.node_auth_http_interceptor", "NodeAuthHttpInterceptor", ("private_key", "public_key")),
+        Pin(_INTERCEPTORS, "RuntimeVersionHttpInterceptor", ("component_name",)),
+        Pin("flwr.supercore.error", "FlowerError.from_json"),
+        Pin("flwr.supercore.error", "ApiErrorCode.FLEET_NODE_DEACTIVATION_FAILED"),
+    ),
+}
