@@ -144,9 +144,9 @@ def set_up() -> None:
         how = f"`apt install python{version}-venv`" if shutil.which("apt-get") else "your system's package for it"
         raise Refusal(f"this Python {version} has no {' and no '.join(missing)} module: install it with {how}.")
     try:
-        with only_one():
+        with only_one() as lock:
             if installed() != wanted:
-                install(wanted)
+                install(wanted, lock)
     except OSError as error:
         raise Refusal(f"cannot set up {VENV}: {error.strerror} ({error.filename}).") from error
 
@@ -168,8 +168,11 @@ def installed() -> dict[str, str] | None:
     return stamp if PYTHON.exists() and not BEGUN.exists() else None
 
 
-def install(wanted: dict[str, str]) -> None:
-    """Make .venv, or mend it, and write its stamp last; begins anew where an install was cut short or nothing fits."""
+def install(wanted: dict[str, str], lock: int) -> None:
+    """Make .venv, or mend it, and write its stamp last; begins anew where an install was cut short or nothing fits.
+
+    lock: descriptor of the lock, which each child holds too: a pip that outlives a killed run.py keeps the next one waiting.
+    """
     print(f"run.py: installing what {ROOT.name} needs into {VENV}", flush=True)
     before = installed()
     moved = before is not None and (before["python"], before["root"]) != (wanted["python"], wanted["root"])
@@ -179,11 +182,11 @@ def install(wanted: dict[str, str]) -> None:
         if free < NEEDED_BYTES:
             raise Refusal(f"{free / 1e9:.1f} GB are free in {ROOT}: make room for {NEEDED_BYTES / 1e9:.0f} GB and start again.")
         base = getattr(sys, "_base_executable", sys.executable)
-        if call([base, "-m", "venv", "--clear", str(VENV)]) != 0:
+        if call([base, "-m", "venv", "--clear", str(VENV)], lock) != 0:
             raise Refusal(f"`{base} -m venv {VENV}` failed for the reason above.")
     STAMP.unlink(missing_ok=True)
     BEGUN.touch()
-    if call([str(PYTHON), "-m", "pip", "install", "-r", str(ROOT / "requirements.txt")]) != 0:
+    if call([str(PYTHON), "-m", "pip", "install", "-r", str(ROOT / "requirements.txt")], lock) != 0:
         full = [place for place in (str(ROOT), tempfile.gettempdir()) if shutil.disk_usage(place).free < 200_000_000]
         why = f"the disk is full ({full[0]})" if full else "pip says why above; its settings are PIP_INDEX_URL, PIP_CERT, ..."
         raise Refusal(f"installing requirements.txt failed: {why}. The next start tries again.")
@@ -194,8 +197,8 @@ def install(wanted: dict[str, str]) -> None:
 
 
 @contextmanager
-def only_one() -> Iterator[None]:
-    """Hold the lock of this clone: a second run.py waits until the first has installed."""
+def only_one() -> Iterator[int]:
+    """Hold the lock of this clone and give its descriptor: a second run.py waits until the first has installed."""
     with (ROOT / ".venv.lock").open("a") as lock:
         waiting = False
         while True:
@@ -208,7 +211,7 @@ def only_one() -> Iterator[None]:
                 waiting = True
             leave_if_signalled()
             time.sleep(0.1)
-        yield
+        yield lock.fileno()
 
 
 def become(arguments: list[str]) -> NoReturn:
@@ -219,9 +222,9 @@ def become(arguments: list[str]) -> NoReturn:
     os.execve(PYTHON, [str(PYTHON), *arguments], inside())  # noqa: S606  (no shell is what we want)
 
 
-def call(command: list[str]) -> int:
+def call(command: list[str], *descriptors: int) -> int:
     """Run a command in a session of its own and wait for it; when we are told to go, its whole group goes first."""
-    child = subprocess.Popen(command, cwd=ROOT, env=inside(), start_new_session=True)
+    child = subprocess.Popen(command, cwd=ROOT, env=inside(), start_new_session=True, pass_fds=descriptors)
     while True:
         try:
             return child.wait(0.2)
