@@ -1,0 +1,84 @@
+"""chart.png: accuracy and loss by round, drawn beside the run, never in its way."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from flower_app.files import write_atomic
+
+SERVER, CLIENTS, GRID, TEXT = "#2f6f4f", "#b8763a", "#e3e6e4", "#33403a"
+
+
+class ChartPainter:
+    """Draws after every round in a thread of its own; a round that closes while it draws is drawn next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="chart")
+        self._next: tuple[str, list[dict[str, Any]]] | None = None
+        self._failed = False
+
+    def draw(self, title: str, history: Sequence[dict[str, Any]]) -> None:
+        """Ask for the chart of this history; returns at once."""
+        self._next = (title, list(history))
+        self._thread.submit(self._draw_next)
+
+    def close(self) -> None:
+        """Wait for the last chart."""
+        self._thread.shutdown(wait=True)
+
+    def _draw_next(self) -> None:
+        asked, self._next = self._next, None
+        if asked is None:
+            return  # a newer chart has been drawn instead
+        try:
+            write_atomic(self._path, painted(*asked))
+        except Exception as error:  # a run must not fail by its picture
+            if not self._failed:
+                print(f"chart.png was not drawn: {type(error).__name__}: {error}", flush=True)
+            self._failed = True
+
+
+def painted(title: str, history: Sequence[dict[str, Any]]) -> bytes:
+    """Give the PNG: accuracy on the left, loss on the right; the sites' line scores the model as it arrived.
+
+    Raises ImportError where matplotlib is not installed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 4), dpi=130, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=TEXT)
+    for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+        _line(axes, history, f"server_{name}", "test set, on the server", SERVER)
+        _line(axes, history, f"client_{name}", "sites, model as it arrived", CLIENTS)
+        axes.set_title(name, loc="left", fontsize=10, color=TEXT)
+        axes.set_xlabel("round", color=TEXT)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(0.5, max(1.5, len(history) + 0.5))
+        axes.set_ylim(0, 1.02) if name == "accuracy" else axes.set_ylim(bottom=0)
+        axes.grid(color=GRID)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=TEXT)
+        if axes.get_lines():
+            axes.legend(frameon=False, fontsize=9, labelcolor=TEXT)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _line(axes: Any, history: Sequence[dict[str, Any]], key: str, label: str, colour: str) -> None:
+    points = [(entry["round"], entry[key]) for entry in history if entry.get(key) is not None]
+    if not points:
+        return
+    rounds, values = zip(*points, strict=True)
+    axes.plot(rounds, values, color=colour, label=label, marker="o", markersize=4, linewidth=1.8)
+    axes.annotate(
+        f"{values[-1]:.3f}", (rounds[-1], values[-1]), textcoords="offset points", xytext=(0, 7), ha="center",
+        fontsize=9, color=colour,
+    )  # fmt: skip

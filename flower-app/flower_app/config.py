@@ -1,0 +1,125 @@
+"""The run config and the node config, parsed once from Flower's kebab-case mappings.
+
+Errors: ConfigError names the key, what it needs and what it got.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+ConfigValue = bool | int | float | str
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A key of the run config or of a node's config has a value that cannot be used."""
+
+
+def key(default: ConfigValue, *, at_least: float | None = None, above: float | None = None, below: float | None = None) -> Any:
+    """Declare a key with its default and the range its value must lie in."""
+    return field(default=default, metadata={"at_least": at_least, "above": above, "below": below})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run does, the same on the server and on every node.
+
+    Key `num-rounds` is field `num_rounds`; defaults equal `[tool.flwr.app.config]` of pyproject.toml.
+    Times are seconds. `values` holds every key as given, a workload's own ones too.
+    """
+
+    current_run_id: str = key("")
+    workload: str = key("digits")
+    num_rounds: int = key(10, at_least=1)
+    strategy: str = key("fedavg")
+    seed: int = key(42, at_least=0)
+    lr: float = key(0.05, above=0)
+    local_epochs: int = key(5, at_least=1)
+    local_steps: int = key(0, at_least=0)
+    batch_size: int = key(32, at_least=1)
+    partitioner: str = key("dirichlet")
+    dirichlet_alpha: float = key(0.3, above=0)
+    eval_share: float = key(0.2, at_least=0, below=1)
+    server_eval_every: int = key(1, at_least=0)
+    checkpoint_every: int = key(0, at_least=0)
+    min_available: int = key(1, at_least=1)
+    min_available_timeout_s: float = key(600, at_least=0)
+    round_timeout_s: float = key(3600, above=0)
+    values: Mapping[str, ConfigValue] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, ConfigValue]) -> "RunConfig":
+        """Read Flower's run config; keys that are missing take their defaults, unknown ones stay in `values`.
+
+        Raises ConfigError.
+        """
+        parsed: dict[str, Any] = {}
+        effective: dict[str, ConfigValue] = dict(values)
+        for each in fields(cls):
+            if each.name == "values":
+                continue
+            name = each.name.replace("_", "-")
+            assert each.default is not MISSING
+            value = _typed(name, values.get(name, each.default), each.type)  # type: ignore[arg-type]
+            _in_range(name, value, each.metadata)
+            parsed[each.name] = effective[name] = value
+        return cls(**parsed, values=MappingProxyType(effective))
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Who a node is and which part of the data is its own, as its SuperNode was started."""
+
+    node_id: str
+    name: str
+    partition_id: int
+    num_partitions: int
+
+    @classmethod
+    def parse(cls, values: Mapping[str, ConfigValue], node_id: int) -> "NodeConfig":
+        """Read `partition-id=0 num-partitions=3 node-name="site-a"`; a missing name becomes the node id.
+
+        Raises ConfigError, naming key and node.
+        """
+        name = str(values.get("node-name") or node_id)
+        node = f'node "{name}"'
+        num_partitions = _required(values, "num-partitions", node)
+        if num_partitions < 1:
+            raise ConfigError(f"num-partitions of {node} needs to be at least 1, got {num_partitions}")
+        partition_id = _required(values, "partition-id", node)
+        if not 0 <= partition_id < num_partitions:
+            raise ConfigError(
+                f"partition-id of {node} needs to lie in 0..{num_partitions - 1} (num-partitions is {num_partitions}), "
+                f"got {partition_id}"
+            )
+        return cls(str(node_id), name, partition_id, num_partitions)
+
+
+def _required(values: Mapping[str, ConfigValue], name: str, node: str) -> int:
+    if name not in values:
+        how = "--node-config 'partition-id=0 num-partitions=3'"
+        raise ConfigError(f"{name} of {node} is missing: start its SuperNode with {how}")
+    return _typed(f"{name} of {node}", values[name], int)
+
+
+def _typed(name: str, value: ConfigValue, kind: type[T]) -> T:
+    """Check the type as Flower does not: a bool is no number, an int is a float, nothing else is converted."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        words = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+        raise ConfigError(f"{name} needs {words[kind]}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} needs a finite number, got {value!r}")
+    return value
+
+
+def _in_range(name: str, value: Any, limits: Mapping[str, Any]) -> None:
+    if limits["at_least"] is not None and value < limits["at_least"]:
+        raise ConfigError(f"{name} needs to be at least {limits['at_least']:g}, got {value!r}")
+    if limits["above"] is not None and value <= limits["above"]:
+        raise ConfigError(f"{name} needs to be above {limits['above']:g}, got {value!r}")
+    if limits["below"] is not None and value >= limits["below"]:
+        raise ConfigError(f"{name} needs to be below {limits['below']:g}, got {value!r}")

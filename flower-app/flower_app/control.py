@@ -1,0 +1,55 @@
+"""control.json: what the admin server wants of a running engine. Replaced atomically, read at each poll."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+WANTS = ("run", "pause", "stop")
+
+
+class StopAsked(Exception):
+    """Somebody wants the run to end now."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """What is wanted, and which nodes are known dead, with the reason."""
+
+    want: str = "run"
+    lost_nodes: Mapping[int, str] = field(default_factory=dict)
+
+
+class ControlFile:
+    """The way back to the engine; an absent file wants run."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._seen = Control()
+        self._unreadable: str | None = None
+
+    def read(self) -> Control:
+        """Give what is wanted now.
+
+        A file that cannot be understood changes nothing and is told once: a run must not end by a slip of its steering.
+        """
+        if self._path is None:
+            return self._seen
+        try:
+            self._seen = _parsed(self._path.read_bytes())
+            self._unreadable = None
+        except FileNotFoundError:
+            self._seen = Control()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if str(error) != self._unreadable:
+                self._unreadable = str(error)
+                print(f"control.json cannot be read and is passed over: {error!r}", flush=True)
+        return self._seen
+
+
+def _parsed(data: bytes) -> Control:
+    parts = json.loads(data)
+    want = parts.get("want", "run")
+    if want not in WANTS:
+        raise ValueError(f"want is {want!r}, not one of {', '.join(WANTS)}")
+    return Control(want, {int(node): str(reason) for node, reason in parts.get("lost_nodes", {}).items()})

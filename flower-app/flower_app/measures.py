@@ -1,0 +1,51 @@
+"""What a process says of itself with a reply: memory, threads, time."""
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def rss_bytes() -> int:
+    """Give the resident memory of this process now; where there is no /proc, the highest so far."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return peak_rss_bytes()
+
+
+def peak_rss_bytes() -> int:
+    """Give the highest resident memory of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def threads(num_nodes: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Give the threads to compute with: OMP_NUM_THREADS where it is set, else this machine's share for one of num_nodes."""
+    wanted = environment.get("OMP_NUM_THREADS", "")
+    return max(1, int(wanted) if wanted.isdigit() else (os.cpu_count() or 1) // num_nodes)
+
+
+def architecture() -> str:
+    """Name the machine's kind, e.g. x86_64."""
+    return platform.machine()
+
+
+class Stopwatch:
+    """Seconds by part, of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure a block; its time stands under name even if it raises."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start

@@ -1,0 +1,115 @@
+"""Reading a node's reply: an update that may be counted, or the reason why not."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MetricRecord
+from numpy.typing import NDArray
+
+from flower_app.wire import NotAnArray, size_bytes, to_arrays
+from flower_app.workloads.interface import Arrays, Metrics
+
+ARRAYS, METRICS, FACTS, TIMINGS, CONFIG = "arrays", "metrics", "facts", "timings", "config"
+"""Names of the records in a message and its reply."""
+
+NUM_EXAMPLES = "num-examples"
+NAME_LIMIT, FACTS_LIMIT = 200, 50
+
+
+class Refused(ValueError):
+    """An update that must not be aggregated."""
+
+
+@dataclass(frozen=True)
+class ValidUpdate:
+    """A reply that passed every check; arrays lie on the message's own bytes."""
+
+    arrays: Arrays
+    num_examples: int
+    metrics: Metrics
+
+
+def read_update(reply: Message, like: Arrays) -> ValidUpdate:
+    """Check a reply against the model that was sent.
+
+    Raises Refused with the first thing that is wrong: records, names, shapes, dtypes, NaN or Inf, num-examples < 1.
+    """
+    records = list(reply.content.array_records.values())
+    if len(records) != 1:
+        raise Refused(f"needs one ArrayRecord, has {len(records)}")
+    metric_records = list(reply.content.metric_records.values())
+    if len(metric_records) != 1:
+        raise Refused(f"needs one MetricRecord, has {len(metric_records)}")
+    num_examples, metrics = _counted(metric_records[0])
+    try:
+        arrays = to_arrays(records[0])
+    except NotAnArray as error:
+        raise Refused(str(error)) from error
+    _same_form(arrays, like)
+    for name, values in arrays.items():
+        if values.dtype.kind == "f" and not _is_finite(values):
+            raise Refused(f"array {name} holds NaN or Inf")
+    return ValidUpdate({name: arrays[name] for name in like}, num_examples, metrics)
+
+
+def facts_of(reply: Message) -> tuple[dict[str, Any], dict[str, float]]:
+    """Give what the node says of itself: (facts, timings); anything that is no plain value is left out."""
+    if reply.has_error():
+        return {}, {}
+    configs = reply.content.config_records
+    facts = _plain(configs.get(FACTS, ConfigRecord()))
+    timings = {
+        name: float(value)
+        for name, value in _plain(configs.get(TIMINGS, ConfigRecord())).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return facts, timings
+
+
+def payload_bytes(reply: Message) -> int:
+    """Count what came up; an error reply has none."""
+    return size_bytes(reply.content) if reply.has_content() else 0
+
+
+def _counted(record: MetricRecord) -> tuple[int, Metrics]:
+    count = record.get(NUM_EXAMPLES)
+    if isinstance(count, float) and count.is_integer():
+        count = int(count)
+    if not isinstance(count, int) or count < 1:
+        raise Refused(f"{NUM_EXAMPLES} needs to be a whole number of at least 1, is {count!r}")
+    metrics: Metrics = {}
+    for name, value in record.items():
+        if name == NUM_EXAMPLES:
+            continue
+        if isinstance(value, list) or not math.isfinite(value):
+            raise Refused(f"metric {name} is not one finite number: {value!r}"[:NAME_LIMIT])
+        metrics[name] = value
+    return count, metrics
+
+
+def _same_form(arrays: Arrays, like: Arrays) -> None:
+    if arrays.keys() != like.keys():
+        missing, strange = sorted(like.keys() - arrays.keys()), sorted(arrays.keys() - like.keys())
+        raise Refused(f"arrays differ from the model's: missing {missing}, strange {strange}"[:NAME_LIMIT])
+    for name, values in arrays.items():
+        if values.shape != like[name].shape:
+            raise Refused(f"array {name} has shape {values.shape}, the model's is {like[name].shape}")
+        if values.dtype != like[name].dtype:
+            raise Refused(f"array {name} has dtype {values.dtype}, the model's is {like[name].dtype}")
+
+
+def _is_finite(values: NDArray[Any]) -> bool:
+    """Look at the sum first: it is finite for nearly every healthy array and needs no array of answers."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum(dtype=np.float64))) or bool(np.isfinite(values).all())
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        str(name)[:NAME_LIMIT]: value[:NAME_LIMIT] if isinstance(value, str) else value
+        for name, value in list(record.items())[:FACTS_LIMIT]
+        if isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
+    }

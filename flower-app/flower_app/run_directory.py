@@ -1,0 +1,33 @@
+"""Where everything of one run lies, below ESPALIER_RUN_DIR; the ServerApp writes nowhere else."""
+
+import re
+from pathlib import Path
+
+RUN_DIR, ATTEMPT = "ESPALIER_RUN_DIR", "ESPALIER_ATTEMPT"
+
+
+class RunDirectory:
+    """The names of design and documents: docs/journal.md has the whole tree."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.journal = root / "journal.jsonl"
+        self.control = root / "control.json"
+        self.commits = root / "commit"
+        self.config = root / "config.json"
+        self.history = root / "history.json"
+        self.chart = root / "chart.png"
+        self.models = root / "models"
+
+    def update(self, node: str, server_round: int) -> Path:
+        """Name the file of one node's part in one round."""
+        return self.root / "clients" / folder_name(node) / f"round_{server_round}.json"
+
+    def aggregate(self, server_round: int) -> Path:
+        """Name the file of one round's sum."""
+        return self.root / "server" / f"round_{server_round}_aggregated.json"
+
+
+def folder_name(node: str) -> str:
+    """Make a node's name, which is its own choice, into one plain folder name."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", node)[:100].lstrip(".") or "_"

@@ -1,0 +1,94 @@
+"""safetensors files, written in one pass: no copy of the model, its hash on the way, on disk before the name shows.
+
+Format: 8 bytes little-endian header length, JSON header, raw little-endian C-order arrays one after the other
+(https://huggingface.co/docs/safetensors). Read with the safetensors library.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flower_app.files import fsync_folder
+from flower_app.workloads.interface import Arrays
+
+DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bool": "BOOL",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
+    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file on disk and what proves it."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+def write_tensors(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> WrittenFile:
+    """Write, fsync, rename, fsync the folder.
+
+    Raises TypeError for a dtype that safetensors does not know.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    digest, size = hashlib.sha256(), 0
+    with scratch.open("wb") as file:
+        for chunk in _chunks(arrays, metadata):
+            digest.update(chunk)
+            size += file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+    fsync_folder(path.parent)
+    return WrittenFile(path, digest.hexdigest(), size)
+
+
+def read_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """Give the arrays and the metadata.
+
+    Raises FileNotFoundError, safetensors.SafetensorError.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.offset_keys()}, dict(file.metadata() or {})
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _chunks(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, values in arrays.items():
+        if values.dtype.name not in DTYPES:
+            raise TypeError(f"array {name} has dtype {values.dtype}, which safetensors does not know")
+        header[name] = {
+            "dtype": DTYPES[values.dtype.name],
+            "shape": list(values.shape),
+            "data_offsets": [offset, offset + values.nbytes],
+        }
+        offset += values.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for values in arrays.values():
+        yield _raw(values)
+
+
+def _raw(values: NDArray[Any]) -> memoryview:
+    plain = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return plain.reshape(-1).view(np.uint8).data

@@ -1,0 +1,86 @@
+"""One message's work on a node: evaluate the model that arrived, train it, answer with both."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+
+from flower_app.config import NodeConfig, RunConfig
+from flower_app.measures import Stopwatch, architecture, peak_rss_bytes, rss_bytes, threads
+from flower_app.replies import ARRAYS, CONFIG, FACTS, METRICS, NUM_EXAMPLES, TIMINGS
+from flower_app.wire import to_arrays, to_record
+from flower_app.workloads import make_workload
+from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, derived_seed
+
+CACHE_DIR = "ESPALIER_CACHE_DIR"
+
+
+class WorkloadFault(RuntimeError):
+    """A workload broke its contract."""
+
+
+def take_turn(message: Message, context: Context, environment: Mapping[str, str] = os.environ) -> Message:
+    """Do what a train message asks and write the reply.
+
+    Raises ConfigError, WorkloadFault, and whatever the workload raises.
+    """
+    watch, started_bytes = Stopwatch(), rss_bytes()
+    with watch.part("total_s"):
+        node = NodeConfig.parse(context.node_config, context.node_id)
+        config = RunConfig.parse(context.run_config)
+        settings = dict(message.content.config_records.get(CONFIG, ConfigRecord()))
+        env = _env_of(node, config, int(settings["server-round"]), environment)  # type: ignore[arg-type]
+        with watch.part("import_s"):
+            workload = make_workload(config)
+        arrays = to_arrays(message.content.array_records[ARRAYS])
+        with watch.part("evaluate_s"):
+            score = workload.evaluate(arrays, settings, env) if config.eval_share else EvalResult(0, {})
+        with watch.part("train_s"):
+            trained = workload.train(arrays, settings, env)
+        _check(trained.arrays, arrays, trained.num_examples)
+    metrics = _named("train", trained.metrics) | _named("eval", score.metrics)
+    facts: dict[str, str | int] = {
+        "node_name": node.name,
+        "partition_id": node.partition_id,
+        "num_partitions": node.num_partitions,
+        "eval_examples": score.num_examples,
+        "threads": env.threads,
+        "device": env.device,
+        "architecture": architecture(),
+        "rss_start_bytes": started_bytes,
+        "rss_bytes": rss_bytes(),
+        "rss_peak_bytes": peak_rss_bytes(),
+    }
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
+        ARRAYS: to_record(trained.arrays),
+        METRICS: MetricRecord({**metrics, NUM_EXAMPLES: trained.num_examples}),
+        FACTS: ConfigRecord({**facts}),
+        TIMINGS: ConfigRecord({name: round(seconds, 6) for name, seconds in watch.seconds.items()}),
+    }
+    return Message(RecordDict(records), reply_to=message)
+
+
+def _env_of(node: NodeConfig, config: RunConfig, server_round: int, environment: Mapping[str, str]) -> NodeEnv:
+    cache = environment.get(CACHE_DIR)
+    return NodeEnv(
+        node_name=node.name,
+        partition_id=node.partition_id,
+        num_partitions=node.num_partitions,
+        round=server_round,
+        seed=derived_seed(config.seed, node.partition_id, server_round),
+        threads=threads(node.num_partitions, environment),
+        device="cpu",
+        cache_dir=Path(cache) if cache else None,
+    )
+
+
+def _check(trained: Arrays, arrived: Arrays, num_examples: int) -> None:
+    if trained.keys() != arrived.keys():
+        raise WorkloadFault(f"train() gave the arrays {sorted(trained)}, the model has {sorted(arrived)}")
+    if num_examples < 1:
+        raise WorkloadFault(f"train() says that it saw {num_examples} examples; at least one is needed")
+
+
+def _named(prefix: str, metrics: Metrics) -> Metrics:
+    return {f"{prefix}_{name}": float(value) for name, value in metrics.items()}

@@ -1,0 +1,52 @@
+"""Models as Flower carries them: ArrayRecords of npy bytes, seen as numpy arrays without a copy."""
+
+import io
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
+from numpy.typing import NDArray
+
+from flower_app.workloads.interface import Arrays
+
+NPY_VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class NotAnArray(ValueError):
+    """The bytes of an Array are not a plain npy array."""
+
+
+def to_record(arrays: Arrays) -> ArrayRecord:
+    """Serialise arrays, in order."""
+    return ArrayRecord({name: Array(np.asarray(values)) for name, values in arrays.items()})
+
+
+def to_arrays(record: ArrayRecord) -> Arrays:
+    """Give read-only arrays on the record's own bytes."""
+    return {name: view(array) for name, array in record.items()}
+
+
+def view(array: Array) -> NDArray[Any]:
+    """Give a read-only array on the bytes of one Array; what it says of itself counts, not what the Array claims.
+
+    Raises NotAnArray.
+    """
+    stream = io.BytesIO(array.data)
+    try:
+        read_header = NPY_VERSIONS[np.lib.format.read_magic(stream)]
+        shape, fortran_order, dtype = read_header(stream)
+        if dtype.hasobject:
+            raise NotAnArray("it holds Python objects")
+        flat = np.frombuffer(array.data, dtype=dtype, offset=stream.tell(), count=int(np.prod(shape, dtype=np.int64)))
+        return flat.reshape(shape, order="F" if fortran_order else "C")
+    except (ValueError, KeyError) as error:
+        raise NotAnArray(f"not npy bytes: {error}") from error
+
+
+def size_bytes(content: RecordDict) -> int:
+    """Count the payload: the bytes of all arrays, metrics and config values."""
+    return sum(
+        record.count_bytes()
+        for records in (content.array_records, content.metric_records, content.config_records)
+        for record in records.values()
+    )

@@ -1,0 +1,51 @@
+"""Workloads: what is trained. Chosen by the run-config key `workload`.
+
+A name of the table below, an entry point of the group `espalier.workloads` of an installed package, or
+`package.module:Class` of the FAB itself (a FAB is unpacked, not installed, so its entry points are not seen).
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from flower_app.config import ConfigError, RunConfig
+from flower_app.workloads.interface import Workload
+
+GROUP = "espalier.workloads"
+BUILT_IN = {"digits": "flower_app.workloads.digits:Digits"}
+
+
+def make_workload(config: RunConfig) -> Workload:
+    """Build the workload that the run config names.
+
+    Raises ConfigError (key `workload`): unknown name, with the choices; a reference that leads nowhere.
+    An error inside the workload's own module comes through as it is.
+    """
+    return _find(config.workload)(config)
+
+
+def _find(name: str) -> Callable[[RunConfig], Workload]:
+    if name in BUILT_IN:
+        return _load(BUILT_IN[name])
+    if ":" in name:
+        return _load(name)
+    installed = {each.name: each for each in entry_points(group=GROUP)}
+    if name in installed:
+        found: Callable[[RunConfig], Workload] = installed[name].load()
+        return found
+    choices = ", ".join(sorted({*BUILT_IN, *installed}))
+    raise ConfigError(f'workload "{name}" is unknown; choose one of {choices}, or give package.module:Class')
+
+
+def _load(reference: str) -> Callable[[RunConfig], Workload]:
+    module_name, _, class_name = reference.partition(":")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise  # the workload's own import failed: its message is the better one
+        raise ConfigError(f'workload "{reference}": there is no module {error.name}') from error
+    found: Callable[[RunConfig], Workload] | None = getattr(module, class_name, None)
+    if found is None:
+        raise ConfigError(f'workload "{reference}": module {module_name} has no class {class_name or "(none named)"}')
+    return found

@@ -1,0 +1,84 @@
+"""What a workload is: numpy arrays in, numpy arrays out, whatever trains in between."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
+"""A model by name, in order; float32 on the wire as a rule. Keys, shapes and dtypes never change in a run."""
+
+Metrics = dict[str, float]
+"""Finite numbers; accuracies 0..1, losses in nats, `_s` seconds, `_bytes` bytes. The same keys from every node."""
+
+
+@dataclass(frozen=True)
+class NodeEnv:
+    """Where a workload works.
+
+    seed: for this (run seed, partition, round), so that a repeated round draws the same numbers on any node.
+    cache_dir: where the node lets the app keep files between messages; None = keep nothing.
+    """
+
+    node_name: str
+    partition_id: int
+    num_partitions: int
+    round: int
+    seed: int
+    threads: int
+    device: str
+    cache_dir: Path | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The trained model; num_examples (>= 1) are the distinct examples it has seen and is its weight in the mean."""
+
+    arrays: Arrays
+    num_examples: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What the model scored on num_examples examples; 0 examples means that there was nothing to evaluate on."""
+
+    num_examples: int
+    metrics: Metrics
+
+
+class Workload(Protocol):
+    """A model and its data. Built by `Class(run_config)` on the server and on each node; import heavy libraries lazily.
+
+    `train` and `evaluate` give plain metric names (`loss`, `accuracy`); the app puts `train_` and `eval_` before them.
+    """
+
+    name: str
+
+    def initial_arrays(self) -> Arrays:
+        """Make the seeded first model, on the server, without data."""
+        ...
+
+    def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
+        """Train on this node's part of the data; settings is what the strategy sent (`server-round`, …)."""
+        ...
+
+    def evaluate(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> EvalResult:
+        """Score the arrived model on what this node holds back from training."""
+        ...
+
+
+class ServerEvaluated(Protocol):
+    """What a workload adds to be evaluated on the server too."""
+
+    def server_evaluate(self, arrays: Arrays) -> Metrics:
+        """Score the aggregated model on data that no node trains on."""
+        ...
+
+
+def derived_seed(*parts: int) -> int:
+    """Mix integers into one 63-bit seed; the same parts give the same seed on any machine."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
