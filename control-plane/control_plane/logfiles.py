@@ -64,7 +64,8 @@ class Tail:
 def last_lines(path: Path, n: int = 20, since_offset: int = 0) -> list[str]:
     """Give the last n lines of a file, an incomplete last one too; [] when there is no file.
 
-    since_offset: leaves out what came before, unless the file has become shorter than that. Looks at the last 256 KiB only; each line is cut at 2000 characters, since it travels in errors and rows.
+    since_offset: leaves out what came before, unless the file has become shorter than that. Looks at the last 256 KiB
+    only; each line is cut at 2000 characters, since it travels in errors and rows.
     """
     try:
         with path.open("rb") as file:
