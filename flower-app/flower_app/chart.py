@@ -42,7 +42,9 @@ class ChartPainter:
 
 
 def painted(title: str, history: Sequence[dict[str, Any]]) -> bytes:
-    """Give the PNG: accuracy on the left, loss on the right; the sites' line scores the model as it arrived.
+    """Give the PNG: accuracy on the left, loss on the right, by the round after which the model was scored.
+
+    In round n the sites score the model that arrived, which is the one after round n - 1; round 0 is the first model.
 
     Raises ImportError where matplotlib is not installed.
     """
@@ -54,12 +56,12 @@ def painted(title: str, history: Sequence[dict[str, Any]]) -> bytes:
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=TEXT)
     for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
-        _line(axes, history, f"server_{name}", "test set, on the server", SERVER)
-        _line(axes, history, f"client_{name}", "sites, model as it arrived", CLIENTS)
+        _line(axes, [(entry["round"], entry[f"server_{name}"]) for entry in history], "test set, on the server", SERVER)
+        _line(axes, [(entry["round"] - 1, entry[f"client_{name}"]) for entry in history], "sites, data held back", CLIENTS)
         axes.set_title(name, loc="left", fontsize=10, color=TEXT)
         axes.set_xlabel("round", color=TEXT)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(0.5, max(1.5, len(history) + 0.5))
+        axes.set_xlim(-0.3, max(1, *(entry["round"] for entry in history)) + 0.3)
         axes.set_ylim(0, 1.02) if name == "accuracy" else axes.set_ylim(bottom=0)
         axes.grid(color=GRID)
         axes.set_axisbelow(True)
@@ -72,13 +74,9 @@ def painted(title: str, history: Sequence[dict[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def _line(axes: Any, history: Sequence[dict[str, Any]], key: str, label: str, colour: str) -> None:
-    points = [(entry["round"], entry[key]) for entry in history if entry.get(key) is not None]
-    if not points:
-        return
-    rounds, values = zip(*points, strict=True)
-    axes.plot(rounds, values, color=colour, label=label, marker="o", markersize=4, linewidth=1.8)
-    axes.annotate(
-        f"{values[-1]:.3f}", (rounds[-1], values[-1]), textcoords="offset points", xytext=(0, 7), ha="center",
-        fontsize=9, color=colour,
-    )  # fmt: skip
+def _line(axes: Any, points: Sequence[tuple[int, float | None]], label: str, colour: str) -> None:
+    measured = [(after, value) for after, value in points if value is not None]
+    if measured:
+        rounds, values = zip(*measured, strict=True)
+        label = f"{label}: {values[-1]:.3f}"
+        axes.plot(rounds, values, color=colour, label=label, marker="o", markersize=4, linewidth=1.8)

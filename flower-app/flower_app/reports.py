@@ -13,7 +13,7 @@ class Reports:
     """Written after each record of the journal; the journal stays the truth, and all of this can be made from it."""
 
     def __init__(self, directory: RunDirectory, past: Iterable[Record]) -> None:
-        """past: what earlier attempts wrote to the journal."""
+        """past: what earlier attempts wrote to the journal; a file that a crash kept from being written is written now."""
         self._directory = directory
         self._painter = ChartPainter(directory.chart)
         self._folders: dict[str, str] = {}
@@ -21,9 +21,16 @@ class Reports:
         self.history: list[dict[str, Any]] = []
         for record in past:
             if record["kind"] == "update":
-                self._folder_of(record)
+                path = directory.update(self._folder_of(record), record["round"])
             elif record["kind"] == "round.closed":
                 self.history.append(history_entry(record))
+                path = directory.aggregate(record["round"])
+            else:
+                continue
+            if not path.exists():
+                write_json(path, record)
+        if self.history:
+            write_json(directory.history, self.history)
 
     def opened(self, record: Record) -> None:
         """Write what the run was started with."""

@@ -23,7 +23,7 @@ STRATEGIES: dict[str, Callable[[RunConfig], Strategy]] = {
     "fedavg": lambda config: FedAvg(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1),
 }
 MESSAGE_TTL_S = 12 * 3600.0
-"""A message's life counts its training too (a short one kills the update), and ends after the longest round."""
+"""A message's life counts its training too, so a short one kills the update; a longer round gets a longer life."""
 
 
 class StrategyDriver:
@@ -34,6 +34,7 @@ class StrategyDriver:
         if config.strategy not in STRATEGIES:
             raise ConfigError(f'strategy "{config.strategy}" is unknown; choose one of {", ".join(sorted(STRATEGIES))}')
         self.name = config.strategy
+        self._ttl_s = max(MESSAGE_TTL_S, config.round_timeout_s + 3600)
         with _quiet():
             self._strategy = STRATEGIES[config.strategy](config)
 
@@ -47,7 +48,7 @@ class StrategyDriver:
                 draft.content,
                 dst_node_id=node_id,
                 message_type=draft.metadata.message_type,
-                ttl=MESSAGE_TTL_S,
+                ttl=self._ttl_s,
                 group_id=str(server_round),
             )
             for node_id in node_ids

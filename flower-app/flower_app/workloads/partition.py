@@ -13,6 +13,12 @@ MIN_PARTITION_SIZE = 10
 DRAWS = 1000
 
 
+def check_partitioner(how: str) -> None:
+    """Raise ConfigError for a partitioner that there is not."""
+    if how not in PARTITIONERS:
+        raise ConfigError(f'partitioner "{how}" is unknown; choose one of {", ".join(sorted(PARTITIONERS))}')
+
+
 def partition(
     labels: NDArray[Any], num_partitions: int, how: str, *, alpha: float, seed: int, min_size: int = MIN_PARTITION_SIZE
 ) -> list[Indices]:
@@ -22,17 +28,12 @@ def partition(
     gives each site few classes. Every node computes the same answer from the same seed.
     Raises ConfigError naming the key.
     """
-    splits: dict[str, Callable[[np.random.Generator], list[Indices]]] = {
-        "iid": lambda random: [np.sort(part) for part in np.array_split(random.permutation(len(labels)), num_partitions)],
-        "dirichlet": lambda random: _dirichlet(labels, num_partitions, alpha, random),
-    }
-    if how not in splits:
-        raise ConfigError(f'partitioner "{how}" is unknown; choose one of {", ".join(sorted(splits))}')
+    check_partitioner(how)
     if len(labels) < num_partitions * min_size:
         raise ConfigError(f"num-partitions {num_partitions} is too many: {len(labels)} examples, at least {min_size} a site")
     random = np.random.default_rng(seed)
     for _ in range(DRAWS):
-        parts = splits[how](random)
+        parts = PARTITIONERS[how](labels, num_partitions, alpha, random)
         if min(map(len, parts)) >= min_size:
             return parts
     raise ConfigError(
@@ -61,3 +62,13 @@ def _dirichlet(labels: NDArray[Any], num_partitions: int, alpha: float, random: 
         for part, chunk in zip(parts, np.split(members, cuts), strict=True):
             part.append(chunk)
     return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def _iid(labels: NDArray[Any], num_partitions: int, alpha: float, random: np.random.Generator) -> list[Indices]:
+    return [np.sort(part) for part in np.array_split(random.permutation(len(labels)), num_partitions)]
+
+
+PARTITIONERS: dict[str, Callable[[NDArray[Any], int, float, np.random.Generator], list[Indices]]] = {
+    "iid": _iid,
+    "dirichlet": _dirichlet,
+}
