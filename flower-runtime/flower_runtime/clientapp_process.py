@@ -32,7 +32,7 @@ class ClientAppProcess:
         command = [sys.executable, "-P", "-m", "flower_runtime.clientapp", str(os.getpid())]
         try:
             self._process = subprocess.Popen(
-                [*command, "--insecure", "--runtime-api-address", runtime_api, "--token-file", str(token_file)],
+                [*command, runtime_api, str(token_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from flower_runtime.wanted import WantedFile
 
 ForwardLogs = Literal["none", "errors", "all"]
 
+RESTART_ME = 75  # the exit code by which a node says that it ended without being told to
 _TICK_S = 0.1
 _WANTED_EVERY_S = 0.25
 _RUN_STATUS_EVERY_S = 1.0
@@ -63,7 +65,17 @@ class ClientApps:
         self._closed.wait(5)
 
     def _supervise(self) -> None:
-        """Start, watch and close ClientApps. The kernel kills them when this thread ends, so it never does."""
+        """Watch until closed. The kernel kills ClientApps when the thread that started them ends, so this one never does."""
+        try:
+            self._watch()
+        except Exception:
+            traceback.print_exc()
+            print("the supervision of ClientApps has failed; exiting so that the SuperNode is restarted", flush=True)
+            os._exit(RESTART_ME)
+        self._closed.set()
+        threading.Event().wait()
+
+    def _watch(self) -> None:
         wanted_in_s = keep_in_s = 0.0
         while not self._closing.is_set():
             self._handover.message_stored.wait(_TICK_S if self._live else None)
@@ -83,8 +95,6 @@ class ClientApps:
         for process in list(self._live):
             process.kill("the SuperNode ends")
             self._end(process)
-        self._closed.set()
-        threading.Event().wait()
 
     def _begin(self, task: ClientAppTask) -> None:
         refusal = self._refusal(task)

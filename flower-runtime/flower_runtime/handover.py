@@ -40,7 +40,6 @@ class Handover:
         self._state: Any = None
         self._get_run: Any = None
         self._message_at = float("-inf")
-        self._message_of_run: dict[int, str] = {}
         self._reply_of: dict[str, str] = {}
 
     def install(self) -> None:
@@ -59,14 +58,15 @@ class Handover:
 
     def acquire(self) -> ClientAppTask | None:
         """Take the message that waits; None when none does."""
-        if self._state is None:
+        waiting = self._waiting_messages()
+        if not waiting:
             return None
         task_types = original("flwr.supercore.constant", "TaskType")
         request = original("flwr.proto.runtime_pb2", "AcquireTaskRequest")(supported_task_types=[task_types.CLIENT_APP])
         taken = original("flwr.supercore.servicer.runtime.runtime_handlers", "acquire_task")(request, self._state)
         if not taken.HasField("task") or not taken.token:
             return None
-        message_id = self._message_of_run[taken.task.run_id]
+        message_id = waiting[taken.task.run_id]
         self._state.record_message_processing_start(message_id)  # a ClientApp that dies early leaves no start time
         return ClientAppTask(taken.task.task_id, taken.task.run_id, message_id, taken.token)
 
@@ -103,6 +103,14 @@ class Handover:
             return False
         return True
 
+    def _waiting_messages(self) -> dict[int, str]:
+        """Give the stored messages that no ClientApp has taken, by run. Flower makes a message's task before it stores it."""
+        if self._state is None:
+            return {}
+        with self._state.lock_msg_store:
+            stored = [entry.message.metadata for entry in self._state.msg_store.values() if not entry.is_retrieved]
+        return {each.run_id: each.message_id for each in stored if not each.reply_to_message_id}
+
     def _sleep(self, seconds: float) -> None:
         """Stand in for time.sleep in the loop: the idle poll is 3 s there, the wait for a reply or its objects 0.5 s."""
         if seconds >= 1:
@@ -124,7 +132,6 @@ class Handover:
                 self._reply_of[metadata.reply_to_message_id] = metadata.message_id
                 self._reply_stored.set()
             else:
-                self._message_of_run[metadata.run_id] = metadata.message_id
                 self._message_at = time.monotonic()
                 self.message_stored.set()
             return stored

@@ -9,7 +9,7 @@ Part = Literal["superlink", "executor", "serverapp", "supernode", "clientapp", "
 _BACKOFF = ("initial_backoff", "backoff_cap", "max_tries_per_object")
 _SUPERLINK = "flwr.superlink.cli.flower_superlink"
 _SERVERAPP = "flwr.superlink.cli.flwr_serverapp"
-_CLIENTAPP = "flwr.supernode.cli.flwr_clientapp"
+_CLIENTAPP = "flwr.supernode.runtime.run_clientapp"
 _LOOP = "flwr.supernode.start_client_internal"
 _NODE_STATE = "flwr.supernode.nodestate.in_memory_nodestate"
 _CORE_STATE = "flwr.supercore.corestate.in_memory_corestate"
@@ -96,10 +96,9 @@ PINS: dict[Part, tuple[Pin, ...]] = {
     "clientapp": (
         *_LOGS,
         *_RETRY,
-        Pin(_CLIENTAPP, "flwr_clientapp", mentions=("try_obtain_flwr_app_token", "run_clientapp")),
-        Pin(_CLIENTAPP, "try_obtain_flwr_app_token", ("args",)),
-        Pin("flwr.supernode.runtime.run_clientapp", "pull_and_inflate_object_from_tree", _BACKOFF),
-        Pin("flwr.supernode.runtime.run_clientapp", "pull_task_input", mentions=("pull_and_inflate_object_from_tree",)),
+        Pin(_CLIENTAPP, "run_clientapp", ("runtime_api_address", "token", "insecure", "runtime_dependency_install")),
+        Pin(_CLIENTAPP, "pull_and_inflate_object_from_tree", _BACKOFF),
+        Pin(_CLIENTAPP, "pull_task_input", mentions=("pull_and_inflate_object_from_tree",)),
     ),
     "deactivate": (
         Pin("flwr.supernode.fleet_http_client", "FleetHttpClient.DeactivateNode"),

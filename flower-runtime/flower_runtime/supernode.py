@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flower_runtime import stock
 from flower_runtime.address import listen
-from flower_runtime.clientapps import ClientApps, NodeSettings
+from flower_runtime.clientapps import RESTART_ME, ClientApps, NodeSettings
 from flower_runtime.environment import QUIET
 from flower_runtime.handover import Handover
 from flower_runtime.leftovers import end_leftovers
@@ -25,7 +25,6 @@ from flower_runtime.pins import PINS
 from flower_runtime.selfcheck import faults
 
 _OURS_TO_SET = ("--isolation", "--superexec-auth-secret-file", "--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile")
-_LOOP_ENDED = 75
 
 
 def main() -> None:
@@ -71,7 +70,7 @@ def _run_flower() -> int:
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     print("SuperNode's loop has ended by itself; exiting so that it is restarted", flush=True)
-    return _LOOP_ENDED
+    return RESTART_ME
 
 
 def _parser() -> argparse.ArgumentParser:
