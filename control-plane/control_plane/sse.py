@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 from starlette.responses import StreamingResponse
+
+# Not splitlines(): U+2028 and its like are part of a line here, as they are in JSON.
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,10 @@ class Subscription:
             return
         self._waiting.put_nowait(event)
 
+    async def aclose(self) -> None:
+        """Close it, as an async generator is closed."""
+        self.close()
+
     def close(self) -> None:
         """Take no more events; those in the queue can still be read."""
         if not self._is_closed:
@@ -145,11 +154,13 @@ async def _frames(events: AsyncIterator[Event], ping_s: float, encode: Callable[
                 return
             yield frame(event, encode)
     finally:
-        if coming is not None:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
-        if (close := getattr(events, "aclose", None)) is not None:
-            await close()
+        # When the client leaves, Starlette cancels this at each await, were it not shielded.
+        with anyio.CancelScope(shield=True):
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+            if (close := getattr(events, "aclose", None)) is not None:
+                await close()
 
 
 async def _next(events: AsyncIterator[Event]) -> Event | None:
@@ -159,7 +170,7 @@ async def _next(events: AsyncIterator[Event]) -> Event | None:
 def frame(event: Event, encode: Callable[[Any], str]) -> str:
     """Write an event as the lines of a stream; whatever is in id and event stays on their own lines."""
     head = "" if event.id is None else f"id: {_one_line(event.id)}\n"
-    data = "".join(f"data: {line}\n" for line in encode(event.data).splitlines() or [""])
+    data = "".join(f"data: {line}\n" for line in _LINE_END.split(encode(event.data)))
     return f"{head}event: {_one_line(event.event)}\n{data}\n"
 
 

@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,12 +25,20 @@ def python() -> Python:
 
 
 @pytest.fixture
+def bystander(python: Python) -> Iterator["subprocess.Popen[bytes]"]:
+    """Give a process that nobody supervises, the leader of its own group."""
+    with subprocess.Popen(python("input()"), stdin=subprocess.PIPE, start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
 def until() -> Until:
     """Wait for a condition, 10 s at most."""
 
     async def wait(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - other processes set no event of ours
                 await asyncio.sleep(0.01)
 
     return wait

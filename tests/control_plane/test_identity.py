@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 
+import pytest
 from control_plane.identity import ProcessRecord, start_mark
 
 
@@ -37,14 +38,12 @@ def test_a_zombie_counts_as_dead(python):
     child.communicate()
 
 
-def test_another_process_with_the_same_pid_is_neither_alive_nor_signalled(python):
-    with subprocess.Popen(python("input()"), stdin=subprocess.PIPE, start_new_session=True) as child:
-        record = ProcessRecord(child.pid, "1", "child", "2026-11-22T08:00:00.000Z")
-        assert not record.is_alive()
-        assert record.group_members() == []
-        assert not record.signal_group(signal.SIGKILL)
-        assert child.poll() is None
-        child.kill()
+def test_another_process_with_the_same_pid_is_neither_alive_nor_signalled(bystander):
+    record = ProcessRecord(bystander.pid, "1", "child", "2026-11-22T08:00:00.000Z")
+    assert not record.is_alive()
+    assert record.group_members() == []
+    assert not record.signal_group(signal.SIGKILL)
+    assert bystander.poll() is None
 
 
 def test_a_process_in_our_own_group_is_signalled_alone(python):
@@ -56,13 +55,11 @@ def test_a_process_in_our_own_group_is_signalled_alone(python):
     assert child.returncode == -signal.SIGKILL
 
 
-def test_a_record_of_an_earlier_boot_has_no_group(python):
-    with subprocess.Popen(python("input()"), stdin=subprocess.PIPE, start_new_session=True) as child:
-        now = ProcessRecord.of(child.pid, "child")
-        assert now is not None
-        assert now.group_members() == [child.pid]
-        assert ProcessRecord(now.pid, now.start_mark, "child", "1999-11-22T08:00:00.000Z").group_members() == []
-        child.kill()
+def test_a_record_of_an_earlier_boot_has_no_group(bystander):
+    now = ProcessRecord.of(bystander.pid, "child")
+    assert now is not None
+    assert now.group_members() == [bystander.pid]
+    assert ProcessRecord(now.pid, now.start_mark, "child", "1999-11-22T08:00:00.000Z").group_members() == []
 
 
 def test_a_record_comes_back_as_it_was_written_and_a_damaged_one_is_none(tmp_path):
@@ -75,13 +72,12 @@ def test_a_record_comes_back_as_it_was_written_and_a_damaged_one_is_none(tmp_pat
         assert ProcessRecord.read(tmp_path / "proc.json") is None
 
 
-async def test_the_end_of_a_process_is_seen_also_where_the_kernel_has_no_pidfd(python, monkeypatch):
-    for has_pidfd in (True, False):
-        if not has_pidfd:
-            monkeypatch.delattr(os, "pidfd_open", raising=False)
-        with subprocess.Popen(python("input()"), stdin=subprocess.PIPE) as child:
-            record = ProcessRecord.of(child.pid, "child")
-            assert record is not None
-            assert not await record.ends_within(0.01)
-            child.kill()
-            assert await asyncio.wait_for(record.ends_within(5), 2)
+@pytest.mark.parametrize("has_pidfd", [True, False])
+async def test_the_end_of_a_process_is_seen_also_where_the_kernel_has_no_pidfd(bystander, monkeypatch, has_pidfd):
+    if not has_pidfd:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    record = ProcessRecord.of(bystander.pid, "child")
+    assert record is not None
+    assert not await record.ends_within(0.01)
+    bystander.kill()
+    assert await asyncio.wait_for(record.ends_within(5), 2)

@@ -286,15 +286,12 @@ async def test_a_process_that_died_while_nobody_watched_is_lost_and_its_group_is
     assert not process.record_path.exists()
 
 
-async def test_a_pid_that_belongs_to_another_process_now_is_lost_and_left_alone(make, python):
-    bystander = subprocess.Popen(python(SERVES), stdout=subprocess.PIPE, start_new_session=True)
-    with bystander:
-        process = make()
-        ProcessRecord(bystander.pid, "1", "child", "2026-11-22T08:00:00.000Z").write(process.record_path)
-        assert not await process.adopt()
-        assert process.state is State.LOST
-        assert bystander.poll() is None
-        bystander.kill()
+async def test_a_pid_that_belongs_to_another_process_now_is_lost_and_left_alone(make, bystander):
+    process = make()
+    ProcessRecord(bystander.pid, "1", "child", "2026-11-22T08:00:00.000Z").write(process.record_path)
+    assert not await process.adopt()
+    assert process.state is State.LOST
+    assert bystander.poll() is None
 
 
 async def test_nothing_on_record_is_nothing_to_adopt(make):
@@ -303,7 +300,7 @@ async def test_nothing_on_record_is_nothing_to_adopt(make):
     assert process.state is State.STOPPED
 
 
-async def test_a_child_whose_supervisor_dies_before_the_record_is_written_never_begins(tmp_path, python):
+def test_a_child_whose_supervisor_dies_before_the_record_is_written_never_begins(tmp_path, python):
     # The supervisor is killed while it writes proc.json: the child is at its gate then.
     code = (
         "import os, signal, sys\n"

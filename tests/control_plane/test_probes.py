@@ -1,0 +1,36 @@
+import asyncio
+
+from control_plane.probes import http_ok, log_line, port_open
+
+
+async def test_a_line_in_the_log_counts_from_its_offset_on_and_only_when_complete(tmp_path):
+    path = tmp_path / "a.log"
+    probe = log_line(path, "ready", 6)
+    assert not await probe()
+    path.write_text("ready\n")
+    assert not await probe()
+    path.write_text("ready\nwait\nnow ready")
+    assert not await probe()
+    path.write_text("ready\nwait\nnow ready\n")
+    assert await probe()
+
+
+async def test_http_is_ok_at_a_2xx_only():
+    answer = b"503 Service Unavailable"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + answer + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    probe = http_ok(f"http://127.0.0.1:{port}/health")
+    async with server:
+        assert await port_open("127.0.0.1", port)()
+        assert not await probe()
+        answer = b"200 OK"
+        assert await probe()
+    assert not await probe()
+    assert not await port_open("127.0.0.1", port)()
