@@ -1,7 +1,8 @@
 """The Store: every write and read that the platform makes, named after the domain.
 
-Rows are plain dicts: uuids and Flower ids are text, columns that end in `_at` (and `at`, `lease_until`) are aware datetimes in UTC.
-Every write is one SQL function in one transaction; an answer has the columns of the view with the same noun (a run those of run_list, …).
+Rows are plain dicts: uuids and Flower ids are text, columns that end in `_at` (and `at`, `lease_until`) are aware datetimes
+in UTC. Every write is one SQL function in one transaction. It answers with the columns of the view with the same noun (a run
+has those of run_list), and where it wrote events, with `events`: rows of event_list, to be told to whoever listens.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from db.door import Door, Row, Where
 from db.errors import SchemaMismatch
 from db.json_values import dated, storable
-from db.migrations import latest_version
+from db.migrate import latest_version
 
 Record = dict[str, Any]
 
@@ -73,9 +74,7 @@ class Store:
 
     async def create_invitation(self, project_id: str, sha256: str, label: str | None, expires_in_s: float) -> Row:
         """Make a one-time invitation, known by its secret's hash."""
-        return await self._row(
-            "create_invitation", project_id=project_id, sha256=sha256, label=label, expires_in_s=expires_in_s
-        )
+        return await self._row("create_invitation", project_id=project_id, sha256=sha256, label=label, expires_in_s=expires_in_s)
 
     async def redeem_invitation(
         self, sha256: str, external_id: str, display_name: str, public_key: str, token_sha256: str
@@ -219,7 +218,10 @@ class Store:
         await self._call("forget_projection", run_id=run_id)
 
     async def append_log_lines(self, run_id: str | None, stream: str, start: int, end: int, lines: Sequence[Any]) -> Row:
-        """Append lines read from a file between two offsets: {applied, offset, lines}; nothing unless `start` is the stored offset."""
+        """Append lines read from a file between two offsets: {applied, offset, lines}.
+
+        Nothing happens unless `start` is the stored offset. lines: {at, level, text, source, node_id}. run_id None: of no run.
+        """
         return await self._row(
             "append_log_lines",
             run_id=run_id,

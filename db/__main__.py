@@ -1,0 +1,56 @@
+"""`python -m db migrate|status|assemble`: prepare a database from the command line."""
+
+import argparse
+import asyncio
+import os
+import sys
+
+from db import migrate
+from db.errors import DatabaseError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; 0 when it did what it says, 1 when the database is behind (status) or refuses, 2 for wrong use."""
+    arguments = _parser().parse_args(argv)
+    if arguments.verb == "assemble":
+        migrate.schema_file().write_text(migrate.assembled())
+        return 0
+    if not arguments.database_url:
+        print(
+            "No database is named: set DATABASE_URL or give --database-url. (The embedded one is migrated by the admin server.)",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        return asyncio.run(_migrate(arguments) if arguments.verb == "migrate" else _status(arguments))
+    except DatabaseError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m db", description=__doc__)
+    parser.add_argument("verb", choices=["migrate", "status", "assemble"])
+    parser.add_argument("--database-url", default=os.environ.get("DATABASE_URL"), help="default: DATABASE_URL")
+    parser.add_argument("--supabase", action="store_true", help="also what needs Supabase: auth link, policies, realtime")
+    return parser
+
+
+async def _migrate(arguments: argparse.Namespace) -> int:
+    applied = await migrate.apply(arguments.database_url, supabase=arguments.supabase)
+    for one in applied:
+        print(f"applied {one.version} {one.name}")
+    print(f"The database has schema {migrate.latest_version()}.")
+    return 0
+
+
+async def _status(arguments: argparse.Namespace) -> int:
+    found = await migrate.status(arguments.database_url, supabase=arguments.supabase)
+    for one in found.pending:
+        print(f"pending {one.version} {one.name}")
+    print(f"The database has {f'schema {found.found}' if found.found else 'no schema'}; this code needs {found.expected}.")
+    return 1 if found.pending else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

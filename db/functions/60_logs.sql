@@ -1,0 +1,98 @@
+-- Log lines: tails of files on the coordinator, and what sites forward.
+
+create function private.log_line(p_line jsonb, out o_at timestamptz, out o_level text, out o_text text)
+language sql stable set search_path = '' as $$
+  -- Read a line as leniently as a log has to be read: no time is now, an unknown level is info, 16,384 characters are enough.
+  select coalesce(private.as_time(p_line ->> 'at'), now()),
+    case lower(p_line ->> 'level')
+      when 'debug' then 'debug' when 'warning' then 'warning' when 'warn' then 'warning' when 'error' then 'error'
+      when 'critical' then 'critical' when 'fatal' then 'critical' else 'info' end,
+    left(coalesce(p_line ->> 'text', p_line #>> '{}', ''), 16384)
+$$;
+
+create function private.add_log_lines(
+  p_run_id uuid, p_node_id uuid, p_flower_run_id text, p_stream text, p_source text, p_message_id text, p_lines jsonb, p_log_lines_per_run integer
+) returns jsonb
+language plpgsql set search_path = '' as $$
+-- Add lines and give them as log_list has them. The run's counting row is locked first: keys of a run grow in the order of commit.
+declare
+  v_room bigint;
+  v_count integer := jsonb_array_length(p_lines);
+  v_keys bigint[];
+  v_said bigint;
+begin
+  if v_count = 0 then
+    return '[]';
+  end if;
+  insert into public.log_tails as t (run_id, stream, lines) values (p_run_id, '', v_count)
+  on conflict (run_id, stream) do update set lines = t.lines + excluded.lines
+  returning p_log_lines_per_run - (t.lines - v_count) into v_room;
+  with added as (
+    insert into public.log_lines (run_id, node_id, flower_run_id, stream, source, level, text, message_id, at)
+    select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, l.line ->> 'source'), f.o_level, f.o_text,
+      p_message_id, f.o_at
+    from jsonb_array_elements(p_lines) with ordinality as l (line, place)
+    cross join lateral private.log_line(l.line) as f
+    left join public.nodes n on p_node_id is null and n.id::text = l.line ->> 'node_id'
+    where p_run_id is null or l.place <= v_room
+    order by l.place
+    returning key
+  )
+  select array_agg(key) into v_keys from added;
+  if p_run_id is not null and v_room >= 0 and v_room < v_count then
+    insert into public.log_lines (run_id, node_id, stream, source, level, text, at)
+    values (p_run_id, p_node_id, p_stream, coalesce(p_source, 'serverapp'), 'warning',
+      format('%s lines of this run are stored: further ones are in the files alone.', p_log_lines_per_run), now())
+    returning key into v_said;
+  end if;
+  return (
+    select coalesce(jsonb_agg(to_jsonb(l) order by l.key), '[]') from public.log_list l where l.key = any (v_keys || v_said)
+  );
+end
+$$;
+
+create function public.append_log_lines(
+  p_run_id uuid, p_stream text, p_start bigint, p_end bigint, p_lines jsonb, p_log_lines_per_run integer
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_offset bigint;
+  v_lines jsonb;
+begin
+  if p_stream = '' or p_end < p_start then
+    perform private.refuse('ES006', 'A stream has a name, and its end is not before its start.');
+  end if;
+  -- An upsert that changes nothing: it makes the row, locks it, and finds it by its index also where run_id is null.
+  insert into public.log_tails as t (run_id, stream) values (p_run_id, p_stream)
+  on conflict (run_id, stream) do update set lines = t.lines
+  returning end_offset into v_offset;
+  if v_offset <> p_start then
+    return jsonb_build_object('applied', false, 'offset', v_offset, 'lines', jsonb_build_array());
+  end if;
+  v_lines := private.add_log_lines(p_run_id, null, null, p_stream, null, null, p_lines, p_log_lines_per_run);
+  insert into public.log_tails as t (run_id, stream) values (p_run_id, p_stream)
+  on conflict (run_id, stream) do update set end_offset = p_end, lines = t.lines + jsonb_array_length(p_lines);
+  return jsonb_build_object('applied', true, 'offset', p_end, 'lines', v_lines);
+end
+$$;
+
+create function public.tail_offset(p_run_id uuid, p_stream text) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+  if p_run_id is null then
+    return coalesce((select to_jsonb(end_offset) from public.log_tails where run_id is null and stream = p_stream), '0');
+  end if;
+  return coalesce((select to_jsonb(end_offset) from public.log_tails where run_id = p_run_id and stream = p_stream), '0');
+end
+$$;
+
+create function public.prune_log_lines(p_project_id uuid, p_days double precision) returns jsonb
+language sql set search_path = '' as $$
+  with gone as (
+    delete from public.log_lines l using public.federated_runs r
+    where r.id = l.run_id and r.project_id = p_project_id and r.ended_at is not null
+      and l.received_at < now() - make_interval(secs => p_days * 86400)
+    returning 1
+  )
+  select to_jsonb(count(*)) from gone
+$$;

@@ -1,0 +1,119 @@
+"""Bringing a database to this code's schema, and putting schema.sql together from its parts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from db.errors import DatabaseError, DatabaseUnavailable, SchemaMismatch
+
+_ROOM = Path(__file__).parent
+_LOCK = 7_271_920_311  # any number that nobody else locks
+_HEAD = "-- The whole schema. Written by `python -m db assemble` from tables/, functions/, views/ and rights.sql; edit those.\n"
+# The history table of Supabase's CLI, so that `supabase db push` and this applier understand each other.
+_HISTORY = """
+create schema if not exists supabase_migrations;
+create table if not exists supabase_migrations.schema_migrations (version text primary key, statements text[], name text);
+"""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """A file named <14 digits>_<name>.sql."""
+
+    version: str
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a database has (`found`, None without a schema) and what this code lacks there."""
+
+    found: str | None
+    expected: str
+    pending: list[Migration]
+
+
+def migrations(*, supabase: bool = False) -> list[Migration]:
+    """List the migrations in their order; supabase adds the overlay that needs Supabase's roles and auth."""
+    paths = list((_ROOM / "migrations").glob("*.sql"))
+    if supabase:
+        paths += (_ROOM / "supabase").glob("[0-9]*.sql")
+    split = ((path.stem.partition("_"), path) for path in paths)
+    return sorted((Migration(version, name, path) for (version, _, name), path in split), key=lambda one: one.version)
+
+
+def latest_version() -> str:
+    """Give the version that this code was written for."""
+    return migrations()[-1].version
+
+
+async def apply(dsn: str, *, supabase: bool = False) -> list[Migration]:
+    """Apply what is missing, each migration in its own transaction, and give it; two at once wait for each other.
+
+    Raises SchemaMismatch when the database is newer than this code, DatabaseUnavailable, DatabaseError.
+    """
+    applied: list[Migration] = []
+    async with await _connect(dsn) as connection:
+        await connection.execute("select pg_advisory_lock(%s)", [_LOCK])
+        await connection.execute(_HISTORY)
+        for migration in (await _status(connection, supabase)).pending:
+            text = migration.path.read_text()
+            try:
+                async with connection.transaction():
+                    await connection.execute(text.encode())
+                    await connection.execute(
+                        "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)",
+                        [migration.version, [text], migration.name],
+                    )
+            except psycopg.Error as error:
+                raise DatabaseError(f"Migration {migration.path.name} failed: {error}") from error
+            applied.append(migration)
+    return applied
+
+
+async def status(dsn: str, *, supabase: bool = False) -> Status:
+    """Say what the database has and what is pending, changing nothing. Raises SchemaMismatch when it is newer than this code."""
+    async with await _connect(dsn) as connection:
+        return await _status(connection, supabase)
+
+
+def assembled() -> str:
+    """Put the parts together in the order in which Postgres has to read them."""
+    parts = [path for folder in ("tables", "views", "functions") for path in sorted((_ROOM / folder).glob("*.sql"))]
+    return _HEAD + "".join(f"\n{part.read_text()}" for part in [*parts, _ROOM / "rights.sql"])
+
+
+def schema_file() -> Path:
+    """Say where schema.sql is."""
+    return _ROOM / "schema.sql"
+
+
+async def _connect(dsn: str) -> psycopg.AsyncConnection[tuple[object, ...]]:
+    try:
+        return await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=10)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"The database cannot be reached: {error}") from error
+
+
+async def _status(connection: psycopg.AsyncConnection[tuple[object, ...]], supabase: bool) -> Status:
+    found, expected = await _found(connection), latest_version()
+    if found is not None and found > expected:
+        raise SchemaMismatch(found, expected)
+    known: set[object] = set()
+    if await _one(connection, "select to_regclass('supabase_migrations.schema_migrations')"):
+        history = await connection.execute("select version from supabase_migrations.schema_migrations")
+        known = {row[0] for row in await history.fetchall()}
+    return Status(found, expected, [one for one in migrations(supabase=supabase) if one.version not in known])
+
+
+async def _found(connection: psycopg.AsyncConnection[tuple[object, ...]]) -> str | None:
+    if not await _one(connection, "select to_regprocedure('public.schema_version()')"):
+        return None
+    return str(await _one(connection, "select public.schema_version()"))
+
+
+async def _one(connection: psycopg.AsyncConnection[tuple[object, ...]], query: str) -> object:
+    row = await (await connection.execute(query.encode())).fetchone()
+    return row[0] if row else None

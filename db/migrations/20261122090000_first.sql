@@ -1,0 +1,1783 @@
+-- The whole schema. Written by `python -m db assemble` from tables/, functions/, views/ and rights.sql; edit those.
+
+-- Projects, who belongs to them, who runs them, and who may speak to them.
+
+create schema if not exists private;
+comment on schema private is 'Helpers of Espalier''s functions; never exposed by an API.';
+
+create domain public.flower_id as text
+  constraint flower_id_is_uint64 check (case when value is null then true when value ~ '^[0-9]{1,20}$' then value::numeric <= 18446744073709551615 else false end);
+comment on domain public.flower_id is 'A Flower run, node or series id: uint64, wider than bigint and than a JavaScript number, so text.';
+
+create table public.projects (
+  id uuid primary key default gen_random_uuid(),
+  key bigint generated always as identity unique,
+  slug text not null unique constraint projects_slug_is_plain check (slug ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$'),
+  name text not null constraint projects_name_is_short check (length(name) between 1 and 200),
+  created_at timestamptz not null default now()
+);
+comment on table public.projects is 'One admin server, one SuperLink, one project.';
+alter table public.projects enable row level security;
+
+create table public.nodes (
+  id uuid primary key default gen_random_uuid(),
+  key bigint generated always as identity unique,
+  project_id uuid not null references public.projects on delete cascade,
+  role text not null constraint nodes_role_is_known check (role in ('coordinator', 'participant')),
+  external_id text not null constraint nodes_external_id_is_short check (length(external_id) between 1 and 200),
+  display_name text not null constraint nodes_display_name_is_short check (length(display_name) between 1 and 200),
+  status text not null default 'enrolled'
+    constraint nodes_status_is_known check (status in ('enrolled', 'online', 'offline', 'lost', 'removed')),
+  reason text,
+  public_key text,
+  flower_node_id public.flower_id,
+  hardware jsonb not null default '{}' constraint nodes_hardware_is_object check (jsonb_typeof(hardware) = 'object'),
+  datasets jsonb not null default '[]' constraint nodes_datasets_is_array check (jsonb_typeof(datasets) = 'array'),
+  facts jsonb not null default '{}' constraint nodes_facts_is_object check (jsonb_typeof(facts) = 'object'),
+  activity jsonb,
+  reported_at timestamptz,
+  last_seen_at timestamptz,
+  status_at timestamptz not null default now(),
+  created_at timestamptz not null default now(),
+  removed_at timestamptz,
+  constraint nodes_project_id_external_id_key unique (project_id, external_id)
+);
+create unique index nodes_project_id_flower_node_id_key on public.nodes (project_id, flower_node_id) where status <> 'removed';
+create unique index nodes_one_coordinator on public.nodes (project_id) where role = 'coordinator';
+comment on table public.nodes is 'The coordinator and the participants of a project.';
+comment on column public.nodes.status is '
+  enrolled ──beat──▶ online ◀──beat──▶ offline      online: the SuperNode runs; offline: only the client server speaks
+                       │  ▲              │  ▲
+                       └──┴── silent ────┴──┴──▶ lost ──beat──▶ online | offline
+  any ──remove_node──▶ removed ──redeem_invitation──▶ enrolled';
+comment on column public.nodes.last_seen_at is 'Clock of the database; it alone decides who is lost.';
+comment on column public.nodes.reported_at is 'Clock of the node, as it said in its last heartbeat; decides nothing.';
+comment on column public.nodes.activity is 'The last thing that the node''s launcher said about a message at work.';
+alter table public.nodes enable row level security;
+
+create table public.node_sessions (
+  id uuid primary key default gen_random_uuid(),
+  key bigint generated always as identity unique,
+  node_id uuid not null references public.nodes on delete cascade,
+  kind text not null constraint node_sessions_kind_is_known check (kind in ('superlink', 'supernode')),
+  status text not null default 'starting' constraint node_sessions_status_is_known
+    check (status in ('starting', 'running', 'stopping', 'stopped', 'exited', 'failed', 'lost')),
+  pid integer,
+  flower_node_id public.flower_id,
+  runtime_config jsonb not null default '{}'
+    constraint node_sessions_runtime_config_is_object check (jsonb_typeof(runtime_config) = 'object'),
+  reason text,
+  last_lines jsonb not null default '[]' constraint node_sessions_last_lines_is_array check (jsonb_typeof(last_lines) = 'array'),
+  started_at timestamptz not null default now(),
+  status_at timestamptz not null default now(),
+  ended_at timestamptz
+);
+create index node_sessions_node_id on public.node_sessions (node_id, (-key));
+create index node_sessions_newest on public.node_sessions ((-key));
+create unique index node_sessions_one_open on public.node_sessions (node_id, kind)
+  where status in ('starting', 'running', 'stopping');
+comment on table public.node_sessions is 'One life of a SuperLink or SuperNode process.';
+comment on column public.node_sessions.status is '
+  starting ──▶ running ──▶ stopping ──▶ stopped
+     │            │  └─ exit 0 ──▶ exited
+     └────────────┴────────────▶ failed       any open one ──pid gone, or superseded──▶ lost';
+alter table public.node_sessions enable row level security;
+
+create table public.members (
+  user_id uuid not null,
+  project_id uuid not null references public.projects on delete cascade,
+  role text not null constraint members_role_is_known check (role in ('admin', 'participant')),
+  node_id uuid references public.nodes on delete set null,
+  created_at timestamptz not null default now(),
+  primary key (user_id, project_id)
+);
+create index members_project_id on public.members (project_id);
+create index members_node_id on public.members (node_id);
+comment on table public.members is 'People who may log in; user_id is auth.users.id where Supabase is (db/supabase links it).';
+alter table public.members enable row level security;
+
+create table public.coordinators (
+  project_id uuid primary key references public.projects on delete cascade,
+  server_id text not null,
+  host text not null,
+  taken_at timestamptz not null default now(),
+  lease_until timestamptz not null
+);
+comment on table public.coordinators is 'The lease: which admin server may write to a project, for 15 s at a time by the database''s clock.';
+alter table public.coordinators enable row level security;
+
+create table public.tokens (
+  sha256 text primary key constraint tokens_sha256_is_hex check (sha256 ~ '^[0-9a-f]{64}$'),
+  role text not null constraint tokens_role_is_known check (role in ('admin', 'node', 'participant')),
+  subject text,
+  project_id uuid references public.projects on delete cascade,
+  created_at timestamptz not null default now(),
+  revoked_at timestamptz
+);
+create index tokens_subject on public.tokens (role, subject);
+create index tokens_project_id on public.tokens (project_id);
+comment on table public.tokens is 'Bearer tokens by their hash; the token itself is never here. subject: the node''s id for role node.';
+alter table public.tokens enable row level security;
+
+create table public.invitations (
+  id uuid primary key default gen_random_uuid(),
+  key bigint generated always as identity unique,
+  project_id uuid not null references public.projects on delete cascade,
+  sha256 text not null unique constraint invitations_sha256_is_hex check (sha256 ~ '^[0-9a-f]{64}$'),
+  label text,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz not null,
+  used_at timestamptz,
+  node_id uuid references public.nodes on delete set null
+);
+create index invitations_project_id on public.invitations (project_id, (-key));
+create index invitations_node_id on public.invitations (node_id);
+comment on table public.invitations is 'One-time invitations by the hash of their secret: open until used_at or expires_at.';
+alter table public.invitations enable row level security;
+
+create table public.report_spools (
+  node_id uuid not null references public.nodes on delete cascade,
+  spool_id text not null constraint report_spools_spool_id_is_short check (length(spool_id) between 1 and 200),
+  applied_seq bigint not null default 0,
+  refused bigint not null default 0,
+  updated_at timestamptz not null default now(),
+  primary key (node_id, spool_id)
+);
+comment on table public.report_spools is 'How far each client server''s spool is applied; a line at or below applied_seq is never applied again.';
+alter table public.report_spools enable row level security;
+
+create table public.audit_log (
+  key bigint generated always as identity primary key,
+  project_id uuid not null references public.projects on delete cascade,
+  at timestamptz not null default now(),
+  actor text not null,
+  action text not null,
+  subject text,
+  facts jsonb not null default '{}' constraint audit_log_facts_is_object check (jsonb_typeof(facts) = 'object')
+);
+create index audit_log_project_id on public.audit_log (project_id, (-key));
+comment on table public.audit_log is 'Who did what to what; only ever added to.';
+alter table public.audit_log enable row level security;
+
+-- Runs, and what their journals give: attempts, rounds, updates, metrics, artifacts, models.
+
+create table public.federated_runs (
+  id uuid primary key default gen_random_uuid(),
+  key bigint generated always as identity unique,
+  project_id uuid not null references public.projects on delete cascade,
+  label text,
+  app text not null,
+  fab_hash text,
+  config jsonb not null default '{}' constraint federated_runs_config_is_object check (jsonb_typeof(config) = 'object'),
+  origin text not null constraint federated_runs_origin_is_known check (origin in ('rest', 'shell')),
+  status text not null default 'pending' constraint federated_runs_status_is_known
+    check (status in ('pending', 'starting', 'running', 'paused', 'stopping', 'completed', 'failed', 'stopped')),
+  series_id public.flower_id,
+  cause jsonb,
+  opened jsonb constraint federated_runs_opened_is_object check (jsonb_typeof(opened) = 'object'),
+  num_rounds integer,
+  journal_seq bigint not null default 0,
+  journal_offset bigint not null default 0,
+  created_at timestamptz not null default now(),
+  started_at timestamptz,
+  ended_at timestamptz
+);
+create unique index federated_runs_one_active_by_rest on public.federated_runs (project_id)
+  where origin = 'rest' and status not in ('completed', 'failed', 'stopped');
+create unique index federated_runs_series on public.federated_runs (project_id, series_id);
+create index federated_runs_newest on public.federated_runs (project_id, (-key));
+comment on table public.federated_runs is 'A run as people see it; Flower''s runs of the same series are its attempts.';
+comment on column public.federated_runs.status is '
+  pending ──begin_attempt──▶ starting ──▶ running ◀──▶ paused
+     │                          │            │           │
+     │                          └────────────┴───────────┴──stop asked──▶ stopping
+     └──▶ stopping | failed | stopped        any but pending ──▶ completed | failed | stopped
+  The journal''s end line decides over an end that the server concluded before it was read.';
+comment on column public.federated_runs.opened is 'What the newest run.opened record says: workload, strategy, model, config, …';
+comment on column public.federated_runs.journal_seq is 'Records up to here are in the rows below; the journal is the truth, they are its projection.';
+alter table public.federated_runs enable row level security;
+
+create table public.run_attempts (
+  key bigint generated always as identity primary key,
+  run_id uuid not null references public.federated_runs on delete cascade,
+  attempt integer not null,
+  flower_run_id public.flower_id not null unique,
+  series_id public.flower_id,
+  status text not null default 'starting' constraint run_attempts_status_is_known
+    check (status in ('starting', 'running', 'completed', 'failed', 'stopped', 'lost')),
+  reason text,
+  created_at timestamptz not null default now(),
+  started_at timestamptz,
+  ended_at timestamptz,
+  unique (run_id, attempt)
+);
+comment on table public.run_attempts is 'One Flower run; a resumed run has several, one after the other.';
+comment on column public.run_attempts.status is '
+  starting ──▶ running ──▶ completed | failed | stopped, as the run ends      open, and a later attempt begins ──▶ lost';
+comment on column public.run_attempts.reason is 'What the admin server noted before it ended the Flower run: stop asked, ServerApp died: …';
+alter table public.run_attempts enable row level security;
+
+create table public.rounds (
+  key bigint generated always as identity primary key,
+  run_id uuid not null references public.federated_runs on delete cascade,
+  round integer not null constraint rounds_round_counts_from_1 check (round >= 1),
+  status text not null default 'open' constraint rounds_status_is_known check (status in ('open', 'closed', 'failed')),
+  attempt public.flower_id,
+  tries integer not null default 1,
+  nodes jsonb not null default '[]' constraint rounds_nodes_is_array check (jsonb_typeof(nodes) = 'array'),
+  needed integer,
+  expected integer,
+  counted integer,
+  num_examples bigint,
+  metrics jsonb not null default '{}' constraint rounds_metrics_is_object check (jsonb_typeof(metrics) = 'object'),
+  server_metrics jsonb not null default '{}' constraint rounds_server_metrics_is_object check (jsonb_typeof(server_metrics) = 'object'),
+  seconds double precision,
+  aggregate_s double precision,
+  bytes_down bigint,
+  bytes_up bigint,
+  commit jsonb,
+  opened_at timestamptz not null,
+  closed_at timestamptz,
+  unique (run_id, round)
+);
+comment on table public.rounds is 'Rounds as the journal says; times are the journal''s.';
+comment on column public.rounds.status is '
+  open ──round.closed──▶ closed      open ──its run ends──▶ failed ──another attempt──▶ open
+  A closed round is never opened again.';
+alter table public.rounds enable row level security;
+
+create table public.node_updates (
+  key bigint generated always as identity primary key,
+  run_id uuid not null,
+  round integer not null,
+  node_id uuid references public.nodes on delete set null,
+  flower_node_id public.flower_id not null,
+  kind text not null default 'train' constraint node_updates_kind_is_known check (kind in ('train', 'evaluate', 'query')),
+  wave integer not null default 0,
+  status text not null default 'sent' constraint node_updates_status_is_known
+    check (status in ('sent', 'counted', 'refused', 'failed', 'lost', 'late')),
+  attempt public.flower_id,
+  tries integer not null default 1,
+  message_id text,
+  counted_in_round integer,
+  num_examples bigint,
+  metrics jsonb not null default '{}' constraint node_updates_metrics_is_object check (jsonb_typeof(metrics) = 'object'),
+  bytes_down bigint,
+  bytes_up bigint,
+  timings jsonb not null default '{}' constraint node_updates_timings_is_object check (jsonb_typeof(timings) = 'object'),
+  facts jsonb not null default '{}' constraint node_updates_facts_is_object check (jsonb_typeof(facts) = 'object'),
+  cause jsonb,
+  at timestamptz not null,
+  unique (run_id, round, flower_node_id, kind, wave),
+  foreign key (run_id, round) references public.rounds (run_id, round) on delete cascade
+);
+create index node_updates_node_id on public.node_updates (node_id, key);
+create index node_updates_run_id on public.node_updates (run_id, key);
+comment on table public.node_updates is 'What became of each message to a node; node_id is null for a Flower node that never enrolled here.';
+comment on column public.node_updates.status is '
+  sent ──▶ counted | refused | failed | lost | late      lost ──its reply comes after all──▶ late
+  A round that is opened again sends again: the row is reused, tries + 1. An update that counted is never replaced.';
+alter table public.node_updates enable row level security;
+
+create table public.metrics (
+  key bigint generated always as identity primary key,
+  run_id uuid not null,
+  round integer not null,
+  scope text not null constraint metrics_scope_is_known check (scope in ('node', 'clients', 'server')),
+  node_id uuid references public.nodes on delete set null,
+  flower_node_id public.flower_id,
+  name text not null constraint metrics_name_is_short check (length(name) between 1 and 200),
+  value double precision not null
+    constraint metrics_value_is_finite check (value > '-Infinity' and value < 'Infinity'),
+  at timestamptz not null,
+  unique nulls not distinct (run_id, round, scope, flower_node_id, name),
+  foreign key (run_id, round) references public.rounds (run_id, round) on delete cascade
+);
+create index metrics_run_id on public.metrics (run_id, key);
+create index metrics_node_id on public.metrics (node_id);
+comment on table public.metrics is 'Numbers by round. scope node: one node''s; clients: their weighted mean; server: the server''s own evaluation.';
+alter table public.metrics enable row level security;
+
+create table public.artifacts (
+  id uuid primary key,
+  key bigint generated always as identity unique,
+  project_id uuid not null references public.projects on delete cascade,
+  run_id uuid not null references public.federated_runs on delete cascade,
+  name text not null,
+  role text not null,
+  uri text not null,
+  sha256 text not null constraint artifacts_sha256_is_hex check (sha256 ~ '^[0-9a-f]{64}$'),
+  size_bytes bigint not null constraint artifacts_size_is_positive check (size_bytes >= 0),
+  format text not null,
+  round integer,
+  parents jsonb not null default '[]' constraint artifacts_parents_is_array check (jsonb_typeof(parents) = 'array'),
+  created_at timestamptz not null,
+  unique (run_id, uri)
+);
+create index artifacts_project_id on public.artifacts (project_id, (-key));
+create index artifacts_sha256 on public.artifacts (sha256);
+comment on table public.artifacts is 'Files a run kept. id follows from run and uri, so that a replay gives the same one; parents are sha256.';
+alter table public.artifacts enable row level security;
+
+create table public.models (
+  id uuid primary key default gen_random_uuid(),
+  key bigint generated always as identity unique,
+  project_id uuid not null references public.projects on delete cascade,
+  version integer not null,
+  artifact_id uuid not null references public.artifacts,
+  promoted_at timestamptz not null default now(),
+  promoted_by text not null,
+  why text,
+  unique (project_id, version)
+);
+create index models_artifact_id on public.models (artifact_id);
+comment on table public.models is 'Artifacts that somebody declared a version of the project''s model.';
+alter table public.models enable row level security;
+
+-- What happened, and what was printed.
+
+create table public.events (
+  key bigint generated always as identity primary key,
+  project_id uuid not null references public.projects on delete cascade,
+  run_id uuid references public.federated_runs on delete cascade,
+  node_id uuid references public.nodes on delete set null,
+  round integer,
+  name text not null constraint events_name_is_known check (name in (
+    'fl.federation.created', 'fl.federation.started', 'fl.federation.paused', 'fl.federation.resumed',
+    'fl.federation.stopped', 'fl.federation.completed', 'fl.federation.failed',
+    'fl.client.joined', 'fl.client.dropped', 'fl.client.warned',
+    'fl.round.started', 'fl.round.completed', 'fl.aggregate.completed', 'fl.artifact.promoted')),
+  data jsonb not null default '{}' constraint events_data_is_object check (jsonb_typeof(data) = 'object'),
+  at timestamptz not null default now(),
+  journal_seq bigint,
+  dedupe_key text
+);
+create index events_project_id on public.events (project_id, key);
+create index events_run_id on public.events (run_id, key);
+create index events_node_id on public.events (node_id, key);
+create unique index events_once on public.events (project_id, dedupe_key) where dedupe_key is not null;
+comment on table public.events is 'The outbox. Keys grow in the order of commit within a project (private.lock_project), so a reader that asks for keys after the last one misses none.';
+comment on column public.events.journal_seq is 'The journal record that it comes from; null for what the server or a site said.';
+comment on column public.events.dedupe_key is 'What makes it the same event when it is said twice.';
+alter table public.events enable row level security;
+
+create table public.log_lines (
+  key bigint generated always as identity primary key,
+  run_id uuid references public.federated_runs on delete cascade,
+  node_id uuid references public.nodes on delete set null,
+  flower_run_id public.flower_id,
+  stream text not null,
+  source text not null constraint log_lines_source_is_known
+    check (source in ('serverapp', 'clientapp', 'supernode', 'superlink', 'executor')),
+  level text not null constraint log_lines_level_is_known check (level in ('debug', 'info', 'warning', 'error', 'critical')),
+  text text not null,
+  message_id text,
+  at timestamptz not null,
+  received_at timestamptz not null default now()
+);
+create index log_lines_run_id on public.log_lines (run_id, key);
+create index log_lines_node_id on public.log_lines (node_id, key);
+create index log_lines_orphans on public.log_lines (flower_run_id) where run_id is null;
+create index log_lines_received_at on public.log_lines using brin (received_at);
+comment on table public.log_lines is 'Lines of ServerApps, and what sites forward. at is the writer''s clock; keys of one run grow in the order of commit.';
+comment on column public.log_lines.flower_run_id is 'Kept for lines of a Flower run that is not adopted yet; begin_attempt gives them their run_id.';
+alter table public.log_lines enable row level security;
+
+create table public.log_tails (
+  run_id uuid references public.federated_runs on delete cascade,
+  stream text not null,
+  end_offset bigint not null default 0,
+  lines bigint not null default 0,
+  unique nulls not distinct (run_id, stream)
+);
+comment on table public.log_tails is 'How far each file is read. The row with stream '''' counts all lines of its run and, locked, keeps their keys in order.';
+alter table public.log_tails enable row level security;
+
+-- What is read. Pages are keyset pages: rows with key > the last one seen, in ascending order. Where the newest comes
+-- first, key is the negated number. security_invoker: whoever reads is held by the row security of the tables below.
+
+create view public.project_list with (security_invoker = true) as
+select p.key, p.id, p.slug, p.name, p.created_at, n.id as coordinator_node_id, n.external_id as coordinator_external_id,
+  n.display_name as coordinator_name, c.server_id, c.host, c.lease_until
+from public.projects p
+left join public.nodes n on n.project_id = p.id and n.role = 'coordinator'
+left join public.coordinators c on c.project_id = p.id;
+
+create view public.node_list with (security_invoker = true) as
+select n.key, n.id, n.project_id, n.role, n.external_id, n.display_name, n.display_name as node_name, n.status, n.reason, n.flower_node_id,
+  n.public_key, n.hardware, n.datasets, n.facts, n.activity, s.id as session_id, s.status as session_status,
+  n.reported_at, n.last_seen_at, n.status_at, n.created_at, n.removed_at
+from public.nodes n
+left join lateral (
+  select s.id, s.status from public.node_sessions s where s.node_id = n.id order by s.key desc limit 1
+) s on true;
+
+create view public.session_list with (security_invoker = true) as
+select -s.key as key, s.id, n.project_id, s.node_id, n.display_name as node_name, s.kind, s.status, s.pid, s.flower_node_id,
+  s.runtime_config, s.reason, s.last_lines, s.started_at, s.status_at, s.ended_at
+from public.node_sessions s join public.nodes n on n.id = s.node_id;
+
+create view public.run_list with (security_invoker = true) as
+select -r.key as key, r.id, r.project_id, r.label, r.app, r.fab_hash, r.origin, r.status, a.reason, r.cause, r.config, r.opened,
+  r.series_id, a.flower_run_id, coalesce(a.attempt, 0) as attempts, r.num_rounds, coalesce(o.rounds_done, 0) as rounds_done,
+  coalesce(m.metrics, '{}') as metrics, w.warnings, r.journal_seq, r.journal_offset, r.created_at, r.started_at, r.ended_at,
+  round(extract(epoch from coalesce(r.ended_at, now()) - r.started_at), 3)::double precision as seconds
+from public.federated_runs r
+left join lateral (
+  select a.attempt, a.flower_run_id, a.reason from public.run_attempts a where a.run_id = r.id order by a.attempt desc limit 1
+) a on true
+left join lateral (
+  select count(*) as rounds_done, max(o.round) as last_round from public.rounds o where o.run_id = r.id and o.status = 'closed'
+) o on true
+left join lateral (
+  select o2.metrics || o2.server_metrics as metrics from public.rounds o2 where o2.run_id = r.id and o2.round = o.last_round
+) m on true
+left join lateral (
+  select count(*) as warnings from public.events e where e.run_id = r.id and e.name = 'fl.client.warned'
+) w on true;
+
+create view public.attempt_list with (security_invoker = true) as
+select a.key, r.project_id, a.run_id, a.attempt, a.flower_run_id, a.series_id, a.status, a.reason, a.created_at, a.started_at, a.ended_at
+from public.run_attempts a join public.federated_runs r on r.id = a.run_id;
+
+create view public.round_list with (security_invoker = true) as
+select o.key, r.project_id, o.run_id, o.round, o.status, o.attempt, o.tries, o.nodes, o.needed, o.expected, o.counted, o.num_examples,
+  o.metrics, o.server_metrics, o.seconds, o.aggregate_s, o.bytes_down, o.bytes_up, o.commit, o.opened_at, o.closed_at
+from public.rounds o join public.federated_runs r on r.id = o.run_id;
+
+create view public.update_list with (security_invoker = true) as
+select u.key, r.project_id, u.run_id, u.round, u.node_id, u.flower_node_id, coalesce(n.display_name, u.facts ->> 'node_name') as node_name,
+  u.kind, u.wave, u.status, u.attempt, u.tries, u.message_id, u.counted_in_round, u.num_examples, u.metrics, u.bytes_down, u.bytes_up,
+  u.timings, u.facts, u.cause, u.at
+from public.node_updates u join public.federated_runs r on r.id = u.run_id left join public.nodes n on n.id = u.node_id;
+
+create view public.metric_list with (security_invoker = true) as
+select m.key, r.project_id, m.run_id, m.round, m.scope, m.node_id, m.flower_node_id, n.display_name as node_name, m.name, m.value, m.at
+from public.metrics m join public.federated_runs r on r.id = m.run_id left join public.nodes n on n.id = m.node_id;
+
+create view public.event_list with (security_invoker = true) as
+select e.key, e.project_id, e.run_id, e.node_id, n.display_name as node_name, e.round, e.name, e.data, e.journal_seq, e.at
+from public.events e left join public.nodes n on n.id = e.node_id;
+
+create view public.log_list with (security_invoker = true) as
+select l.key, coalesce(r.project_id, n.project_id) as project_id, l.run_id, l.node_id, n.display_name as node_name, l.flower_run_id, l.stream, l.source, l.level, l.text,
+  l.message_id, l.at, l.received_at
+from public.log_lines l left join public.federated_runs r on r.id = l.run_id left join public.nodes n on n.id = l.node_id;
+
+create view public.artifact_list with (security_invoker = true) as
+select -f.key as key, f.id, f.project_id, f.run_id, f.name, f.role, f.uri, f.sha256, f.size_bytes, f.format, f.round, f.parents, f.created_at
+from public.artifacts f;
+
+create view public.model_list with (security_invoker = true) as
+select -m.key as key, m.id, m.project_id, m.version, m.artifact_id, f.run_id, f.name, f.uri, f.sha256, m.promoted_at, m.promoted_by, m.why
+from public.models m join public.artifacts f on f.id = m.artifact_id;
+
+create view public.audit_list with (security_invoker = true) as
+select -g.key as key, g.project_id, g.at, g.actor, g.action, g.subject, g.facts from public.audit_log g;
+
+create view public.invitation_list with (security_invoker = true) as
+select -i.key as key, i.id, i.project_id, i.label, i.created_at, i.expires_at, i.used_at, i.node_id,
+  case when i.used_at is not null then 'used' when i.expires_at <= now() then 'expired' else 'open' end as status
+from public.invitations i;
+
+-- Helpers that more than one function needs.
+
+create function private.allowed_from(p_machine text, p_target text) returns text[]
+language sql immutable set search_path = '' as $$
+  -- The transition tables: the diagrams in the comments of the status columns, as data.
+  select coalesce(array_agg(t.source), '{}') from (values
+    ('run', 'pending', 'starting'), ('run', 'pending', 'stopping'), ('run', 'pending', 'failed'), ('run', 'pending', 'stopped'),
+    ('run', 'starting', 'running'), ('run', 'starting', 'stopping'),
+    ('run', 'starting', 'completed'), ('run', 'starting', 'failed'), ('run', 'starting', 'stopped'),
+    ('run', 'running', 'paused'), ('run', 'running', 'stopping'),
+    ('run', 'running', 'completed'), ('run', 'running', 'failed'), ('run', 'running', 'stopped'),
+    ('run', 'paused', 'running'), ('run', 'paused', 'stopping'),
+    ('run', 'paused', 'completed'), ('run', 'paused', 'failed'), ('run', 'paused', 'stopped'),
+    ('run', 'stopping', 'completed'), ('run', 'stopping', 'failed'), ('run', 'stopping', 'stopped'),
+    ('session', 'starting', 'running'), ('session', 'starting', 'stopping'), ('session', 'starting', 'stopped'),
+    ('session', 'starting', 'exited'), ('session', 'starting', 'failed'), ('session', 'starting', 'lost'),
+    ('session', 'running', 'stopping'), ('session', 'running', 'stopped'), ('session', 'running', 'exited'),
+    ('session', 'running', 'failed'), ('session', 'running', 'lost'),
+    ('session', 'stopping', 'stopped'), ('session', 'stopping', 'exited'), ('session', 'stopping', 'failed'),
+    ('session', 'stopping', 'lost'),
+    ('node', 'enrolled', 'online'), ('node', 'enrolled', 'offline'), ('node', 'enrolled', 'removed'),
+    ('node', 'online', 'offline'), ('node', 'online', 'lost'), ('node', 'online', 'removed'),
+    ('node', 'offline', 'online'), ('node', 'offline', 'lost'), ('node', 'offline', 'removed'),
+    ('node', 'lost', 'online'), ('node', 'lost', 'offline'), ('node', 'lost', 'removed'),
+    ('node', 'removed', 'enrolled')
+  ) as t (machine, source, target)
+  where t.machine = p_machine and t.target = p_target
+$$;
+
+create function private.has_ended(p_run_status text) returns boolean
+language sql immutable set search_path = '' as $$
+  select p_run_status in ('completed', 'failed', 'stopped')
+$$;
+
+create function private.refuse(p_code text, p_message text, p_detail text default '') returns void
+language plpgsql set search_path = '' as $$
+-- Codes: ES001 active run, ES002 invitation, ES003 node exists, ES004 stale, ES005 no such row, ES006 bad value (db/errors.py).
+begin
+  raise exception using errcode = p_code, message = p_message, detail = p_detail;
+end
+$$;
+
+create function private.is_about_the_data(p_sqlstate text) returns boolean
+language sql immutable set search_path = '' as $$
+  -- Errors that one record causes by what it says; anything else (disk full, deadlock, …) fails the whole call.
+  select left(p_sqlstate, 2) in ('22', '23', 'ES', 'P0')
+$$;
+
+create function private.lock_project(p_project_id uuid) returns void
+language sql set search_path = '' as $$
+  -- Writers of events go one after the other, so that event keys grow in the order of commit and readers by key miss none.
+  select pg_advisory_xact_lock(hashtextextended('espalier:' || p_project_id::text, 0))
+$$;
+
+create function private.last_event(p_project_id uuid) returns bigint
+language sql stable set search_path = '' as $$
+  select coalesce(max(key), 0) from public.events where project_id = p_project_id
+$$;
+
+create function private.events_since(p_project_id uuid, p_key bigint) returns jsonb
+language sql stable set search_path = '' as $$
+  select coalesce(jsonb_agg(to_jsonb(e) order by e.key), '[]') from public.event_list e where e.project_id = p_project_id and e.key > p_key
+$$;
+
+create function private.emit(
+  p_project_id uuid, p_name text, p_run_id uuid default null, p_node_id uuid default null, p_round integer default null,
+  p_data jsonb default '{}', p_at timestamptz default now(), p_journal_seq bigint default null, p_dedupe_key text default null
+) returns void
+language sql set search_path = '' as $$
+  insert into public.events (project_id, name, run_id, node_id, round, data, at, journal_seq, dedupe_key)
+  values (p_project_id, p_name, p_run_id, p_node_id, p_round, p_data, p_at, p_journal_seq, p_dedupe_key)
+  on conflict (project_id, dedupe_key) where dedupe_key is not null do nothing
+$$;
+
+create function private.as_time(p_value text) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+-- A time that somebody else wrote, null if it is none; without an offset it is UTC.
+begin
+  if p_value !~ '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d' then
+    return null;
+  elsif p_value ~ '([Zz]|[+-]\d\d(:?\d\d)?)$' then
+    return p_value::timestamptz;
+  else
+    return p_value::timestamp at time zone 'UTC';
+  end if;
+exception when data_exception then
+  return null;
+end
+$$;
+
+create function private.as_array(p_value jsonb) returns jsonb
+language sql immutable set search_path = '' as $$
+  select case when jsonb_typeof(p_value) = 'array' then p_value else '[]' end
+$$;
+
+create function private.or_empty(p_value jsonb) returns jsonb
+language sql immutable set search_path = '' as $$
+  -- For a column that is an object: nothing said is {}, anything else is left to the column's check.
+  select coalesce(nullif(p_value, 'null'), '{}')
+$$;
+
+create function private.cause_of(p_value jsonb) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+-- JSON null and a missing key alike are SQL null.
+begin
+  if p_value is null or jsonb_typeof(p_value) = 'null' then
+    return null;
+  elsif jsonb_typeof(p_value) <> 'object' then
+    raise exception using errcode = 'ES006', message = 'A cause is an object.';
+  end if;
+  return p_value;
+end
+$$;
+
+-- Projects, the lease, tokens, the audit log.
+
+create function public.schema_version() returns jsonb
+language sql immutable set search_path = '' as $$
+  -- The newest migration; each migration replaces this function.
+  select to_jsonb('20261122090000'::text)
+$$;
+
+create function public.open_project(p_slug text, p_name text, p_coordinator_external_id text, p_coordinator_name text) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_project public.projects;
+  v_node_id uuid;
+begin
+  insert into public.projects (slug, name) values (p_slug, p_name)
+  on conflict (slug) do update set name = excluded.name
+  returning * into v_project;
+  insert into public.nodes (project_id, role, external_id, display_name, status)
+  values (v_project.id, 'coordinator', p_coordinator_external_id, p_coordinator_name, 'online')
+  on conflict (project_id) where role = 'coordinator'
+  do update set external_id = excluded.external_id, display_name = excluded.display_name
+  returning id into v_node_id;
+  return jsonb_build_object('id', v_project.id, 'slug', v_project.slug, 'name', v_project.name,
+    'created_at', v_project.created_at, 'coordinator_node_id', v_node_id);
+end
+$$;
+
+create function public.hold_lease(p_project_id uuid, p_server_id text, p_host text) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_row public.coordinators;
+begin
+  insert into public.coordinators as c (project_id, server_id, host, lease_until)
+  values (p_project_id, p_server_id, p_host, now() + interval '15 seconds')
+  on conflict (project_id) do update
+    set server_id = excluded.server_id, host = excluded.host, lease_until = excluded.lease_until,
+        taken_at = case when c.server_id = excluded.server_id then c.taken_at else now() end
+    where c.server_id = excluded.server_id or c.lease_until <= now()
+  returning * into v_row;
+  if not found then
+    select * into v_row from public.coordinators where project_id = p_project_id;
+  end if;
+  return jsonb_build_object('held', v_row.server_id = p_server_id, 'server_id', v_row.server_id, 'host', v_row.host,
+    'taken_at', v_row.taken_at, 'lease_until', v_row.lease_until);
+end
+$$;
+
+create function public.release_lease(p_project_id uuid, p_server_id text) returns jsonb
+language sql set search_path = '' as $$
+  with gone as (
+    delete from public.coordinators where project_id = p_project_id and server_id = p_server_id returning 1
+  )
+  select to_jsonb(count(*) > 0) from gone
+$$;
+
+create function public.add_token(p_sha256 text, p_role text, p_subject text, p_project_id uuid) returns jsonb
+language sql set search_path = '' as $$
+  insert into public.tokens (sha256, role, subject, project_id) values (p_sha256, p_role, p_subject, p_project_id)
+  on conflict (sha256) do nothing;
+  select 'null'::jsonb
+$$;
+
+create function public.find_token(p_sha256 text) returns jsonb
+language sql stable set search_path = '' as $$
+  select jsonb_build_object('role', role, 'subject', subject, 'project_id', project_id)
+  from public.tokens where sha256 = p_sha256 and revoked_at is null
+$$;
+
+create function public.revoke_tokens(p_role text, p_subject text) returns jsonb
+language sql set search_path = '' as $$
+  with gone as (
+    update public.tokens set revoked_at = now() where role = p_role and subject = p_subject and revoked_at is null returning 1
+  )
+  select to_jsonb(count(*)) from gone
+$$;
+
+create function public.audit(p_project_id uuid, p_actor text, p_action text, p_subject text, p_facts jsonb) returns jsonb
+language sql set search_path = '' as $$
+  insert into public.audit_log (project_id, actor, action, subject, facts)
+  values (p_project_id, p_actor, p_action, p_subject, p_facts)
+  returning to_jsonb(audit_log)
+$$;
+
+-- Nodes: enrolment, heartbeats, sessions.
+
+create function private.node_row(p_node_id uuid, p_mark bigint default null) returns jsonb
+language sql stable set search_path = '' as $$
+  -- A node as node_list has it; with the events of this transaction when the caller marked where they begin.
+  select to_jsonb(n) || case when p_mark is null then '{}'
+    else jsonb_build_object('events', private.events_since(n.project_id, p_mark)) end
+  from public.node_list n where n.id = p_node_id
+$$;
+
+create function private.move_node(p_node_id uuid, p_status text, p_reason text, p_data jsonb default '{}') returns boolean
+language plpgsql set search_path = '' as $$
+-- Move a node by its transition table and say so: joined when it comes online, dropped when it leaves.
+declare
+  v_before text;
+  v_project_id uuid;
+begin
+  select status, project_id into v_before, v_project_id from public.nodes where id = p_node_id for no key update;
+  update public.nodes set status = p_status, reason = p_reason, status_at = now()
+  where id = p_node_id and status = any (private.allowed_from('node', p_status));
+  if not found then
+    return false;
+  end if;
+  if p_status = 'online' then
+    perform private.emit(v_project_id, 'fl.client.joined', null, p_node_id, null, p_data || jsonb_build_object('from', v_before));
+  elsif p_status = 'lost' or (v_before = 'online' and p_status in ('offline', 'removed')) then
+    perform private.emit(v_project_id, 'fl.client.dropped', null, p_node_id, null,
+      p_data || jsonb_build_object('from', v_before, 'to', p_status, 'reason', p_reason));
+  end if;
+  return true;
+end
+$$;
+
+create function public.create_invitation(p_project_id uuid, p_sha256 text, p_label text, p_expires_in_s double precision) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_id uuid;
+begin
+  insert into public.invitations (project_id, sha256, label, expires_at)
+  values (p_project_id, p_sha256, p_label, now() + make_interval(secs => p_expires_in_s))
+  returning id into v_id;
+  return (select to_jsonb(i) from public.invitation_list i where i.id = v_id);
+end
+$$;
+
+create function public.redeem_invitation(
+  p_sha256 text, p_external_id text, p_display_name text, p_public_key text, p_token_sha256 text
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_invitation public.invitations;
+  v_node public.nodes;
+  v_mark bigint;
+begin
+  select * into v_invitation from public.invitations where sha256 = p_sha256 for update;
+  if not found then
+    perform private.refuse('ES002', 'The invitation is unknown.', 'unknown');
+  elsif v_invitation.used_at is not null then
+    perform private.refuse('ES002', 'The invitation is used.', 'used');
+  elsif v_invitation.expires_at <= now() then
+    perform private.refuse('ES002', 'The invitation is expired.', 'expired');
+  end if;
+  perform private.lock_project(v_invitation.project_id);
+  v_mark := private.last_event(v_invitation.project_id);
+  insert into public.nodes as n (project_id, role, external_id, display_name, public_key)
+  values (v_invitation.project_id, 'participant', p_external_id, p_display_name, p_public_key)
+  on conflict (project_id, external_id) do update
+    set display_name = excluded.display_name, public_key = excluded.public_key, flower_node_id = null,
+        status = 'enrolled', status_at = now(), reason = null, removed_at = null, last_seen_at = null, activity = null
+    where n.status = any (private.allowed_from('node', 'enrolled')) and n.role = 'participant'
+  returning * into v_node;
+  if not found then
+    perform private.refuse('ES003', format('A node with the external id %s is enrolled already; remove it first.', p_external_id));
+  end if;
+  update public.invitations set used_at = now(), node_id = v_node.id where id = v_invitation.id;
+  insert into public.tokens (sha256, role, subject, project_id)
+  values (p_token_sha256, 'node', v_node.id::text, v_node.project_id);
+  return private.node_row(v_node.id, v_mark);
+end
+$$;
+
+create function public.set_flower_node(p_node_id uuid, p_flower_node_id text) returns jsonb
+language plpgsql set search_path = '' as $$
+begin
+  update public.nodes set flower_node_id = p_flower_node_id where id = p_node_id and status <> 'removed';
+  if not found then
+    perform private.refuse('ES005', format('There is no node %s.', p_node_id));
+  end if;
+  return private.node_row(p_node_id);
+end
+$$;
+
+create function public.remove_node(p_node_id uuid) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_project_id uuid;
+  v_mark bigint;
+begin
+  select project_id into v_project_id from public.nodes where id = p_node_id and role = 'participant';
+  if not found then
+    return null;
+  end if;
+  perform private.lock_project(v_project_id);
+  v_mark := private.last_event(v_project_id);
+  if not private.move_node(p_node_id, 'removed', 'removed') then
+    return null;
+  end if;
+  update public.nodes set removed_at = now() where id = p_node_id;
+  update public.node_sessions set status = 'lost', reason = 'node removed', status_at = now(), ended_at = now()
+  where node_id = p_node_id and status = any (private.allowed_from('session', 'lost'));
+  perform public.revoke_tokens('node', p_node_id::text);
+  return private.node_row(p_node_id, v_mark);
+end
+$$;
+
+create function public.beat(p_node_id uuid, p_facts jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_node public.nodes;
+  v_status text := case when p_facts ->> 'supernode_state' = 'running' then 'online' else 'offline' end;
+  v_mark bigint;
+begin
+  select * into v_node from public.nodes where id = p_node_id;
+  if not found then
+    perform private.refuse('ES005', format('There is no node %s.', p_node_id));
+  end if;
+  if v_node.status <> v_status then
+    -- Only a beat that changes something writes an event and so has to wait for its turn.
+    perform private.lock_project(v_node.project_id);
+  end if;
+  v_mark := private.last_event(v_node.project_id);
+  select * into v_node from public.nodes where id = p_node_id for no key update;
+  if v_node.status = 'removed' then
+    perform private.refuse('ES004', format('The node %s was removed.', v_node.external_id));
+  end if;
+  update public.nodes set last_seen_at = now(), facts = p_facts, reported_at = private.as_time(p_facts ->> 'reported_at')
+  where id = p_node_id;
+  perform private.move_node(p_node_id, v_status, p_facts ->> 'supernode_state');
+  return private.node_row(p_node_id, v_mark) || jsonb_build_object('joined', v_node.status in ('enrolled', 'lost'));
+end
+$$;
+
+create function public.mark_lost_nodes(p_project_id uuid, p_silent_s double precision) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_node_id uuid;
+  v_mark bigint;
+  v_rows jsonb := '[]';
+begin
+  perform 1 from public.nodes
+  where project_id = p_project_id and role = 'participant' and status in ('online', 'offline')
+    and last_seen_at < now() - make_interval(secs => p_silent_s);
+  if not found then
+    return v_rows;
+  end if;
+  perform private.lock_project(p_project_id);
+  for v_node_id in
+    select id from public.nodes
+    where project_id = p_project_id and role = 'participant' and status in ('online', 'offline')
+      and last_seen_at < now() - make_interval(secs => p_silent_s)
+    order by key for no key update
+  loop
+    v_mark := private.last_event(p_project_id);
+    perform private.move_node(v_node_id, 'lost', 'silent', jsonb_build_object('silent_s', p_silent_s));
+    v_rows := v_rows || jsonb_build_array(private.node_row(v_node_id, v_mark));
+  end loop;
+  return v_rows;
+end
+$$;
+
+create function private.supersede_sessions(p_node_id uuid, p_kind text, p_but uuid default null) returns void
+language sql set search_path = '' as $$
+  update public.node_sessions
+  set status = 'lost', reason = coalesce(reason, 'another session began'), status_at = now(), ended_at = now()
+  where node_id = p_node_id and kind = p_kind and id is distinct from p_but
+    and status = any (private.allowed_from('session', 'lost'))
+$$;
+
+create function public.open_session(p_node_id uuid, p_kind text, p_runtime_config jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_id uuid;
+begin
+  perform 1 from public.nodes where id = p_node_id for no key update;
+  if not found then
+    perform private.refuse('ES005', format('There is no node %s.', p_node_id));
+  end if;
+  perform private.supersede_sessions(p_node_id, p_kind);
+  insert into public.node_sessions (node_id, kind, runtime_config) values (p_node_id, p_kind, p_runtime_config)
+  returning id into v_id;
+  return (select to_jsonb(s) from public.session_list s where s.id = v_id);
+end
+$$;
+
+create function public.move_session(p_session_id uuid, p_status text, p_pid integer, p_reason text, p_last_lines jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+begin
+  if private.allowed_from('session', p_status) = '{}' then
+    perform private.refuse('ES006', format('No session becomes %s.', p_status));
+  end if;
+  update public.node_sessions
+  set status = p_status, status_at = now(), pid = coalesce(p_pid, pid), reason = coalesce(p_reason, reason),
+      last_lines = coalesce(p_last_lines, last_lines),
+      ended_at = case when p_status in ('stopped', 'exited', 'failed', 'lost') then now() end
+  where id = p_session_id and status = any (private.allowed_from('session', p_status));
+  if not found then
+    perform 1 from public.node_sessions where id = p_session_id;
+    if not found then
+      perform private.refuse('ES005', format('There is no session %s.', p_session_id));
+    end if;
+    return null;
+  end if;
+  return (select to_jsonb(s) from public.session_list s where s.id = p_session_id);
+end
+$$;
+
+-- Runs and their attempts.
+
+create function private.run_row(p_run_id uuid, p_mark bigint) returns jsonb
+language sql stable set search_path = '' as $$
+  -- A run as run_list has it, with the events of this transaction.
+  select to_jsonb(r) || jsonb_build_object('events', private.events_since(r.project_id, p_mark))
+  from public.run_list r where r.id = p_run_id
+$$;
+
+create function private.project_of_run(p_run_id uuid) returns uuid
+language plpgsql stable set search_path = '' as $$
+declare
+  v_project_id uuid;
+begin
+  select project_id into v_project_id from public.federated_runs where id = p_run_id;
+  if not found then
+    perform private.refuse('ES005', format('There is no run %s.', p_run_id));
+  end if;
+  return v_project_id;
+end
+$$;
+
+create function private.newest_attempt(p_run_id uuid) returns public.run_attempts
+language sql stable set search_path = '' as $$
+  select * from public.run_attempts where run_id = p_run_id order by attempt desc limit 1
+$$;
+
+create function private.emit_once_an_attempt(
+  p_run public.federated_runs, p_name text, p_flower_run_id text, p_data jsonb, p_at timestamptz, p_journal_seq bigint
+) returns void
+language sql set search_path = '' as $$
+  -- The server and the journal may both say that an attempt started or ended; whoever is first is heard.
+  select private.emit(p_run.project_id, p_name, p_run.id, null, null, jsonb_build_object('attempt', p_flower_run_id) || p_data,
+    p_at, p_journal_seq, p_run.id::text || ':' || p_name || ':' || coalesce(p_flower_run_id, ''))
+$$;
+
+create function private.start_run(p_run public.federated_runs, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint) returns void
+language plpgsql set search_path = '' as $$
+begin
+  update public.federated_runs set started_at = coalesce(started_at, p_at) where id = p_run.id;
+  update public.run_attempts set status = 'running', started_at = coalesce(started_at, p_at)
+  where run_id = p_run.id and flower_run_id = p_flower_run_id and status = 'starting';
+  perform private.emit_once_an_attempt(p_run, 'fl.federation.started', p_flower_run_id, '{}', p_at, p_journal_seq);
+end
+$$;
+
+create function private.emit_end(
+  p_run public.federated_runs, p_status text, p_cause jsonb, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint
+) returns void
+language sql set search_path = '' as $$
+  -- Events are shown to every participant: which node and what kind of error, never lines that a site printed.
+  select private.emit_once_an_attempt(p_run, 'fl.federation.' || p_status, p_flower_run_id,
+    case when p_cause is null then '{}' else jsonb_build_object('cause', jsonb_build_object(
+      'node_id', p_cause -> 'node_id', 'node_name', p_cause -> 'node_name', 'type', p_cause -> 'type')) end,
+    p_at, p_journal_seq)
+$$;
+
+create function private.end_run(
+  p_run public.federated_runs, p_status text, p_cause jsonb, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint
+) returns void
+language plpgsql set search_path = '' as $$
+-- Write the end of a run and of its open attempt. The caller has looked at the transition.
+begin
+  update public.federated_runs set status = p_status, cause = p_cause, ended_at = p_at where id = p_run.id;
+  update public.run_attempts set status = p_status, ended_at = p_at
+  where run_id = p_run.id and (status in ('starting', 'running') or (flower_run_id = p_flower_run_id and status <> 'lost'));
+  perform private.fail_open_rounds(p_run.id);
+  perform private.emit_end(p_run, p_status, p_cause, p_flower_run_id, p_at, p_journal_seq);
+end
+$$;
+
+create function private.fail_open_rounds(p_run_id uuid) returns void
+language sql set search_path = '' as $$
+  update public.rounds o set status = 'failed', closed_at = r.ended_at
+  from public.federated_runs r
+  where r.id = p_run_id and r.status in ('completed', 'failed', 'stopped') and o.run_id = r.id and o.status = 'open'
+$$;
+
+create function public.begin_run(
+  p_project_id uuid, p_app text, p_fab_hash text, p_config jsonb, p_label text, p_origin text
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_run_id uuid;
+  v_active uuid;
+  v_mark bigint;
+begin
+  perform private.lock_project(p_project_id);
+  v_mark := private.last_event(p_project_id);
+  begin
+    insert into public.federated_runs (project_id, app, fab_hash, config, label, origin)
+    values (p_project_id, p_app, p_fab_hash, p_config, p_label, p_origin)
+    returning id into v_run_id;
+  exception when unique_violation then
+    select id into v_active from public.federated_runs
+    where project_id = p_project_id and origin = 'rest' and not private.has_ended(status);
+    perform private.refuse('ES001', 'A run that was started by REST is still active.', v_active::text);
+  end;
+  perform private.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
+    jsonb_build_object('app', p_app, 'label', p_label, 'origin', p_origin));
+  return private.run_row(v_run_id, v_mark);
+end
+$$;
+
+create function private.add_attempt(p_run_id uuid, p_flower_run_id text, p_series_id text) returns void
+language plpgsql set search_path = '' as $$
+-- Add an attempt to a run whose project is locked; one that is there already stays as it is.
+declare
+  v_run public.federated_runs;
+begin
+  select * into v_run from public.federated_runs where id = p_run_id for no key update;
+  insert into public.run_attempts (run_id, attempt, flower_run_id, series_id, status, ended_at)
+  select p_run_id, 1 + coalesce((private.newest_attempt(p_run_id)).attempt, 0), p_flower_run_id, p_series_id,
+    case when private.has_ended(v_run.status) then v_run.status else 'starting' end,
+    case when private.has_ended(v_run.status) then now() end
+  on conflict (flower_run_id) do nothing;
+  if not found then
+    return;
+  end if;
+  update public.run_attempts set status = 'lost', ended_at = now()
+  where run_id = p_run_id and flower_run_id <> p_flower_run_id and status in ('starting', 'running');
+  update public.federated_runs
+  set series_id = coalesce(p_series_id, series_id),
+      status = case when status = any (private.allowed_from('run', 'starting')) then 'starting' else status end
+  where id = p_run_id;
+  update public.log_lines set run_id = p_run_id where run_id is null and flower_run_id = p_flower_run_id;
+end
+$$;
+
+create function public.begin_attempt(p_run_id uuid, p_flower_run_id text, p_series_id text) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_project_id uuid := private.project_of_run(p_run_id);
+  v_row jsonb;
+begin
+  perform private.lock_project(v_project_id);
+  perform private.add_attempt(p_run_id, p_flower_run_id, p_series_id);
+  select to_jsonb(a) || jsonb_build_object('run_status', r.status) into v_row
+  from public.attempt_list a join public.federated_runs r on r.id = a.run_id
+  where a.flower_run_id = p_flower_run_id and a.run_id = p_run_id;
+  if v_row is null then
+    perform private.refuse('ES004', format('The Flower run %s belongs to another run.', p_flower_run_id));
+  end if;
+  return v_row;
+end
+$$;
+
+create function public.adopt_run(
+  p_project_id uuid, p_flower_run_id text, p_series_id text, p_app text, p_fab_hash text, p_config jsonb
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_run_id uuid;
+  v_adopted text;
+  v_named text := nullif(p_config ->> 'current-run-id', '');
+  v_mark bigint;
+begin
+  perform private.lock_project(p_project_id);
+  v_mark := private.last_event(p_project_id);
+  select a.run_id, 'attempt' into v_run_id, v_adopted from public.run_attempts a where a.flower_run_id = p_flower_run_id;
+  if v_run_id is null then
+    select r.id, 'series' into v_run_id, v_adopted
+    from public.federated_runs r where r.project_id = p_project_id and r.series_id = p_series_id;
+  end if;
+  if v_run_id is null then
+    -- Our own StartRun names its intent in current-run-id; without the name, the FAB has to do.
+    select r.id, 'intent' into v_run_id, v_adopted
+    from public.federated_runs r
+    where r.project_id = p_project_id and r.origin = 'rest' and not private.has_ended(r.status)
+      and (private.newest_attempt(r.id)).run_id is null
+      and case when v_named is null then r.fab_hash = p_fab_hash else r.id::text = v_named end
+    order by r.key limit 1;
+  end if;
+  if v_run_id is null then
+    insert into public.federated_runs (project_id, app, fab_hash, config, origin)
+    values (p_project_id, p_app, p_fab_hash, p_config, 'shell')
+    returning id, 'new' into v_run_id, v_adopted;
+    perform private.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
+      jsonb_build_object('app', p_app, 'label', null, 'origin', 'shell'));
+  end if;
+  if v_adopted <> 'attempt' then
+    perform private.add_attempt(v_run_id, p_flower_run_id, p_series_id);
+  end if;
+  return private.run_row(v_run_id, v_mark) || jsonb_build_object('adopted', v_adopted);
+end
+$$;
+
+create function public.move_run(p_run_id uuid, p_status text, p_cause jsonb, p_expected jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_project_id uuid := private.project_of_run(p_run_id);
+  v_run public.federated_runs;
+  v_before text;
+  v_attempt public.run_attempts;
+  v_mark bigint;
+begin
+  if private.allowed_from('run', p_status) = '{}' then
+    perform private.refuse('ES006', format('No run becomes %s.', p_status));
+  end if;
+  perform private.lock_project(v_project_id);
+  v_mark := private.last_event(v_project_id);
+  select status into v_before from public.federated_runs where id = p_run_id for no key update;
+  update public.federated_runs set status = p_status
+  where id = p_run_id and status = any (private.allowed_from('run', p_status))
+    and (p_expected is null or jsonb_typeof(p_expected) = 'null' or p_expected ? status)
+  returning * into v_run;
+  if not found then
+    return null;
+  end if;
+  v_attempt := private.newest_attempt(p_run_id);
+  if p_status = 'running' and v_before = 'paused' then
+    perform private.emit(v_project_id, 'fl.federation.resumed', p_run_id);
+  elsif p_status = 'running' then
+    perform private.start_run(v_run, v_attempt.flower_run_id, now(), null);
+  elsif p_status = 'paused' then
+    perform private.emit(v_project_id, 'fl.federation.paused', p_run_id);
+  elsif private.has_ended(p_status) then
+    perform private.end_run(v_run, p_status, private.cause_of(p_cause), v_attempt.flower_run_id, now(), null);
+  end if;
+  return private.run_row(p_run_id, v_mark);
+end
+$$;
+
+create function public.note_attempt(p_flower_run_id text, p_reason text) returns jsonb
+language plpgsql set search_path = '' as $$
+begin
+  update public.run_attempts set reason = coalesce(reason, p_reason) where flower_run_id = p_flower_run_id;
+  if not found then
+    perform private.refuse('ES005', format('There is no attempt %s.', p_flower_run_id));
+  end if;
+  return 'null';
+end
+$$;
+
+-- The journal's projection: one function a kind of record, and the two that drive them.
+
+create function private.node_of(p_project_id uuid, p_flower_node_id text) returns uuid
+language sql stable set search_path = '' as $$
+  -- A removed node's Flower id is found only where no node of today has it.
+  select id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id
+  order by (status = 'removed'), key desc limit 1
+$$;
+
+create function private.put_metrics(
+  p_run public.federated_runs, p_round integer, p_scope text, p_node_id uuid, p_flower_node_id text, p_metrics jsonb, p_at timestamptz
+) returns void
+language sql set search_path = '' as $$
+  -- A value that is no number fails its cast, and with it the record.
+  insert into public.metrics (run_id, round, scope, node_id, flower_node_id, name, value, at)
+  select p_run.id, p_round, p_scope, p_node_id, p_flower_node_id, m.key, m.value::double precision, p_at
+  from jsonb_each(p_metrics) as m
+  on conflict (run_id, round, scope, flower_node_id, name) do update set value = excluded.value, at = excluded.at
+$$;
+
+create function private.apply_run_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+language plpgsql set search_path = '' as $$
+begin
+  update public.federated_runs
+  set opened = r - array['seq', 'at', 'kind', 'attempt'], num_rounds = (r ->> 'num_rounds')::integer,
+      status = case when status in ('pending', 'starting', 'paused') then 'running' else status end
+  where id = p_run.id;
+  perform private.add_attempt(p_run.id, r ->> 'attempt', p_run.series_id);
+  perform private.start_run(p_run, r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
+end
+$$;
+
+create function private.apply_round_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_round integer := (r ->> 'round')::integer;
+  v_nodes jsonb := private.as_array(r -> 'nodes');
+begin
+  insert into public.rounds as o (run_id, round, attempt, nodes, needed, expected, opened_at)
+  values (p_run.id, v_round, r ->> 'attempt', v_nodes, (r ->> 'needed')::integer, jsonb_array_length(v_nodes), p_at)
+  on conflict (run_id, round) do update
+    set status = 'open', attempt = excluded.attempt, nodes = excluded.nodes, needed = excluded.needed, expected = excluded.expected,
+        opened_at = excluded.opened_at, closed_at = null, tries = o.tries + 1
+    where o.status <> 'closed';
+  if not found then
+    perform private.refuse('ES006', format('Round %s is closed.', v_round));
+  end if;
+  -- What a try before this one left: nodes that are not asked again will not answer; their numbers do not count.
+  delete from public.metrics where run_id = p_run.id and round = v_round;
+  update public.node_updates set status = 'lost' where run_id = p_run.id and round = v_round and status = 'sent';
+  insert into public.node_updates as u (run_id, round, node_id, flower_node_id, attempt, at)
+  select p_run.id, v_round, private.node_of(p_run.project_id, n.id), n.id, r ->> 'attempt', p_at
+  from jsonb_array_elements_text(v_nodes) as n (id)
+  on conflict (run_id, round, flower_node_id, kind, wave) do update
+    set status = 'sent', node_id = excluded.node_id, attempt = excluded.attempt, at = excluded.at, tries = u.tries + 1,
+        message_id = null, counted_in_round = null, num_examples = null, metrics = '{}', bytes_down = null, bytes_up = null,
+        timings = '{}', facts = '{}', cause = null;
+  perform private.emit(p_run.project_id, 'fl.round.started', p_run.id, null, v_round,
+    jsonb_build_object('nodes', v_nodes, 'needed', r -> 'needed'), p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
+end
+$$;
+
+create function private.apply_update(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_round integer := (r ->> 'round')::integer;
+  v_node_id uuid := private.node_of(p_run.project_id, r ->> 'node_id');
+  v_cause jsonb := private.cause_of(r -> 'cause');
+begin
+  if r ->> 'status' = 'sent' then
+    perform private.refuse('ES006', 'An update record says what became of the message.');
+  end if;
+  insert into public.rounds (run_id, round, attempt, opened_at) values (p_run.id, v_round, r ->> 'attempt', p_at)
+  on conflict (run_id, round) do nothing;
+  insert into public.node_updates as u (
+    run_id, round, node_id, flower_node_id, kind, wave, status, attempt, message_id, counted_in_round, num_examples,
+    metrics, bytes_down, bytes_up, timings, facts, cause, at)
+  values (
+    p_run.id, v_round, v_node_id, r ->> 'node_id', coalesce(r ->> 'update_kind', 'train'), coalesce((r ->> 'wave')::integer, 0),
+    r ->> 'status', r ->> 'attempt', r ->> 'message_id',
+    case when r ->> 'status' = 'counted' then coalesce((r ->> 'counted_in_round')::integer, v_round) end, (r ->> 'num_examples')::bigint,
+    private.or_empty(r -> 'metrics'), (r ->> 'bytes_down')::bigint, (r ->> 'bytes_up')::bigint,
+    private.or_empty(r -> 'timings'), private.or_empty(r -> 'facts'), v_cause, p_at)
+  on conflict (run_id, round, flower_node_id, kind, wave) do update
+    set node_id = excluded.node_id, status = excluded.status, attempt = excluded.attempt, message_id = excluded.message_id,
+        counted_in_round = excluded.counted_in_round, num_examples = excluded.num_examples, metrics = excluded.metrics,
+        bytes_down = excluded.bytes_down, bytes_up = excluded.bytes_up, timings = excluded.timings, facts = excluded.facts,
+        cause = excluded.cause, at = excluded.at,
+        tries = u.tries + (u.attempt is distinct from excluded.attempt)::integer
+    where u.status <> 'counted' or (u.attempt is distinct from excluded.attempt and exists (
+      select 1 from public.rounds o where o.run_id = u.run_id and o.round = u.round and o.status <> 'closed'));
+  if not found then
+    perform private.refuse('ES006', format('The update of node %s in round %s counted already.', r ->> 'node_id', v_round));
+  end if;
+  perform private.put_metrics(p_run, v_round, 'node', v_node_id, r ->> 'node_id', private.or_empty(r -> 'metrics'), p_at);
+  if r ->> 'status' <> 'counted' then
+    perform private.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
+      jsonb_build_object('what', 'update.' || (r ->> 'status'), 'flower_node_id', r -> 'node_id', 'type', v_cause -> 'type'),
+      p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
+  end if;
+end
+$$;
+
+create function private.apply_round_closed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_round integer := (r ->> 'round')::integer;
+  v_key text := p_run.id || ':journal:' || (r ->> 'seq');
+begin
+  if jsonb_typeof(r -> 'commit') is distinct from 'object' then
+    perform private.refuse('ES006', format('Round %s is not closed without its commit.', v_round));
+  end if;
+  insert into public.rounds as o (
+    run_id, round, status, attempt, expected, counted, num_examples, metrics, server_metrics, seconds, aggregate_s,
+    bytes_down, bytes_up, commit, opened_at, closed_at)
+  values (
+    p_run.id, v_round, 'closed', r ->> 'attempt', (r ->> 'expected')::integer, (r ->> 'counted')::integer, (r ->> 'num_examples')::bigint,
+    private.or_empty(r -> 'metrics'), private.or_empty(r -> 'server_metrics'), (r ->> 'seconds')::double precision,
+    (r ->> 'aggregate_s')::double precision, (r ->> 'bytes_down')::bigint, (r ->> 'bytes_up')::bigint, r -> 'commit', p_at, p_at)
+  on conflict (run_id, round) do update
+    set status = 'closed', attempt = excluded.attempt, expected = coalesce(excluded.expected, o.expected), counted = excluded.counted,
+        num_examples = excluded.num_examples, metrics = excluded.metrics, server_metrics = excluded.server_metrics,
+        seconds = excluded.seconds, aggregate_s = excluded.aggregate_s, bytes_down = excluded.bytes_down,
+        bytes_up = excluded.bytes_up, commit = excluded.commit, closed_at = excluded.closed_at
+    where o.status <> 'closed';
+  if not found then
+    perform private.refuse('ES006', format('Round %s is closed already.', v_round));
+  end if;
+  perform private.put_metrics(p_run, v_round, 'clients', null, null, private.or_empty(r -> 'metrics'), p_at);
+  perform private.put_metrics(p_run, v_round, 'server', null, null, private.or_empty(r -> 'server_metrics'), p_at);
+  perform private.emit(p_run.project_id, 'fl.aggregate.completed', p_run.id, null, v_round,
+    jsonb_build_object('aggregate_s', r -> 'aggregate_s', 'sha256', r -> 'commit' -> 'sha256'), p_at, (r ->> 'seq')::bigint, v_key || ':aggregate');
+  perform private.emit(p_run.project_id, 'fl.round.completed', p_run.id, null, v_round,
+    jsonb_build_object('counted', r -> 'counted', 'expected', r -> 'expected', 'seconds', r -> 'seconds',
+      'metrics', private.or_empty(r -> 'metrics') || private.or_empty(r -> 'server_metrics')), p_at, (r ->> 'seq')::bigint, v_key);
+end
+$$;
+
+create function private.apply_artifact(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+language sql set search_path = '' as $$
+  insert into public.artifacts (id, project_id, run_id, name, role, uri, sha256, size_bytes, format, round, parents, created_at)
+  values (md5(p_run.id || ':' || (r ->> 'path'))::uuid, p_run.project_id, p_run.id, r ->> 'name', r ->> 'role', r ->> 'path', r ->> 'sha256',
+    (r ->> 'size_bytes')::bigint, r ->> 'format', (r ->> 'round')::integer, coalesce(r -> 'parents', '[]'), p_at)
+  on conflict (run_id, uri) do update
+    set name = excluded.name, role = excluded.role, sha256 = excluded.sha256, size_bytes = excluded.size_bytes,
+        format = excluded.format, round = excluded.round, parents = excluded.parents, created_at = excluded.created_at
+$$;
+
+create function private.apply_pause(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_paused boolean := r ->> 'kind' = 'run.paused';
+begin
+  update public.federated_runs set status = case when v_paused then 'paused' else 'running' end
+  where id = p_run.id and status = case when v_paused then 'running' else 'paused' end;
+  perform private.emit(p_run.project_id, case when v_paused then 'fl.federation.paused' else 'fl.federation.resumed' end, p_run.id, null, null,
+    jsonb_build_object('after_round', r -> 'after_round'), p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
+end
+$$;
+
+create function private.apply_run_closed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_run public.federated_runs;
+  v_attempt public.run_attempts;
+begin
+  if not coalesce(private.has_ended(r ->> 'status'), false) then
+    perform private.refuse('ES006', format('%s is no end of a run.', r ->> 'status'));
+  end if;
+  select * into v_run from public.federated_runs where id = p_run.id;
+  v_attempt := private.newest_attempt(p_run.id);
+  if v_attempt.flower_run_id is distinct from (r ->> 'attempt') and v_attempt.flower_run_id is not null and exists (
+    select 1 from public.run_attempts where run_id = p_run.id and flower_run_id = r ->> 'attempt') then
+    -- A later attempt goes on with the run: this end is its attempt's alone.
+    update public.run_attempts set status = r ->> 'status', ended_at = p_at where flower_run_id = r ->> 'attempt';
+  elsif v_run.status = r ->> 'status' then
+    -- Concluded by the server before this line was read (or this is a replay): the journal knows the cause better.
+    update public.federated_runs set cause = coalesce(private.cause_of(r -> 'cause'), cause) where id = p_run.id;
+    perform private.emit_end(v_run, v_run.status, private.cause_of(r -> 'cause'), r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
+  else
+    perform private.end_run(v_run, r ->> 'status', private.cause_of(r -> 'cause'), r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
+  end if;
+end
+$$;
+
+create function private.apply_record(p_run public.federated_runs, r jsonb) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_at timestamptz := private.as_time(r ->> 'at');
+begin
+  if v_at is null then
+    perform private.refuse('ES006', 'at is no time.');
+  end if;
+  case r ->> 'kind'
+    when 'run.opened' then perform private.apply_run_opened(p_run, r, v_at);
+    when 'round.opened' then perform private.apply_round_opened(p_run, r, v_at);
+    when 'update' then perform private.apply_update(p_run, r, v_at);
+    when 'round.closed' then perform private.apply_round_closed(p_run, r, v_at);
+    when 'artifact' then perform private.apply_artifact(p_run, r, v_at);
+    when 'run.paused' then perform private.apply_pause(p_run, r, v_at);
+    when 'run.resumed' then perform private.apply_pause(p_run, r, v_at);
+    when 'run.closed' then perform private.apply_run_closed(p_run, r, v_at);
+    else perform private.refuse('ES006', format('The kind %s is unknown.', coalesce(r ->> 'kind', 'null')));
+  end case;
+end
+$$;
+
+create function private.apply_records(
+  p_run public.federated_runs, p_records jsonb, p_careful boolean, out o_seq bigint, out o_refused integer
+)
+language plpgsql set search_path = '' as $$
+-- Apply what is newer than p_run.journal_seq; o_seq is how far that came.
+-- careful: each record in its own subtransaction, so that one that fails leaves the others.
+declare
+  v_record jsonb;
+  v_seq bigint;
+  v_why text;
+begin
+  o_seq := p_run.journal_seq;
+  o_refused := 0;
+  for v_record in select value from jsonb_array_elements(p_records) loop
+    v_why := null;
+    v_seq := case when jsonb_typeof(v_record) = 'object' and v_record ->> 'seq' ~ '^[1-9][0-9]{0,17}$' then (v_record ->> 'seq')::bigint end;
+    continue when v_seq <= o_seq;
+    if v_seq is null then
+      v_why := 'It has no seq.';
+    elsif p_careful then
+      begin
+        perform private.apply_record(p_run, v_record);
+      exception when others then
+        if not private.is_about_the_data(sqlstate) then
+          raise;
+        end if;
+        v_why := sqlerrm;
+      end;
+    else
+      perform private.apply_record(p_run, v_record);
+    end if;
+    if v_why is not null then
+      o_refused := o_refused + 1;
+      perform private.emit(p_run.project_id, 'fl.client.warned', p_run.id, null, null,
+        jsonb_build_object('what', 'journal.refused', 'seq', v_seq, 'kind', case when v_seq is not null then v_record -> 'kind' end, 'why', v_why),
+        now(), v_seq, p_run.id || ':refused:' || coalesce(v_seq::text, md5(v_record::text)));
+    end if;
+    o_seq := coalesce(v_seq, o_seq);
+  end loop;
+end
+$$;
+
+create function public.apply_journal(p_run_id uuid, p_records jsonb, p_end_offset bigint) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_run public.federated_runs;
+  v_seq bigint;
+  v_refused integer;
+  v_mark bigint;
+begin
+  perform private.lock_project(private.project_of_run(p_run_id));
+  select * into v_run from public.federated_runs where id = p_run_id for no key update;
+  v_mark := private.last_event(v_run.project_id);
+  begin
+    select * into v_seq, v_refused from private.apply_records(v_run, p_records, false);
+  exception when others then
+    -- Almost no batch holds a bad record: subtransactions are paid for only when one does.
+    if not private.is_about_the_data(sqlstate) then
+      raise;
+    end if;
+    select * into v_seq, v_refused from private.apply_records(v_run, p_records, true);
+  end;
+  update public.federated_runs
+  set journal_seq = v_seq, journal_offset = greatest(journal_offset, p_end_offset)
+  where id = p_run_id;
+  perform private.fail_open_rounds(p_run_id);
+  return (
+    select jsonb_build_object('journal_seq', journal_seq, 'journal_offset', journal_offset, 'status', status,
+      'refused', v_refused, 'events', private.events_since(project_id, v_mark))
+    from public.federated_runs where id = p_run_id
+  );
+end
+$$;
+
+create function public.forget_projection(p_run_id uuid) returns jsonb
+language plpgsql set search_path = '' as $$
+begin
+  perform private.lock_project(private.project_of_run(p_run_id));
+  update public.federated_runs set journal_seq = 0, journal_offset = 0 where id = p_run_id;
+  delete from public.rounds where run_id = p_run_id;
+  -- A promoted artifact is a model's: the replay writes it again under the same id.
+  delete from public.artifacts a where run_id = p_run_id and not exists (select 1 from public.models m where m.artifact_id = a.id);
+  delete from public.events where run_id = p_run_id and journal_seq is not null;
+  return 'null';
+end
+$$;
+
+-- Log lines: tails of files on the coordinator, and what sites forward.
+
+create function private.log_line(p_line jsonb, out o_at timestamptz, out o_level text, out o_text text)
+language sql stable set search_path = '' as $$
+  -- Read a line as leniently as a log has to be read: no time is now, an unknown level is info, 16,384 characters are enough.
+  select coalesce(private.as_time(p_line ->> 'at'), now()),
+    case lower(p_line ->> 'level')
+      when 'debug' then 'debug' when 'warning' then 'warning' when 'warn' then 'warning' when 'error' then 'error'
+      when 'critical' then 'critical' when 'fatal' then 'critical' else 'info' end,
+    left(coalesce(p_line ->> 'text', p_line #>> '{}', ''), 16384)
+$$;
+
+create function private.add_log_lines(
+  p_run_id uuid, p_node_id uuid, p_flower_run_id text, p_stream text, p_source text, p_message_id text, p_lines jsonb, p_log_lines_per_run integer
+) returns jsonb
+language plpgsql set search_path = '' as $$
+-- Add lines and give them as log_list has them. The run's counting row is locked first: keys of a run grow in the order of commit.
+declare
+  v_room bigint;
+  v_count integer := jsonb_array_length(p_lines);
+  v_keys bigint[];
+  v_said bigint;
+begin
+  if v_count = 0 then
+    return '[]';
+  end if;
+  insert into public.log_tails as t (run_id, stream, lines) values (p_run_id, '', v_count)
+  on conflict (run_id, stream) do update set lines = t.lines + excluded.lines
+  returning p_log_lines_per_run - (t.lines - v_count) into v_room;
+  with added as (
+    insert into public.log_lines (run_id, node_id, flower_run_id, stream, source, level, text, message_id, at)
+    select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, l.line ->> 'source'), f.o_level, f.o_text,
+      p_message_id, f.o_at
+    from jsonb_array_elements(p_lines) with ordinality as l (line, place)
+    cross join lateral private.log_line(l.line) as f
+    left join public.nodes n on p_node_id is null and n.id::text = l.line ->> 'node_id'
+    where p_run_id is null or l.place <= v_room
+    order by l.place
+    returning key
+  )
+  select array_agg(key) into v_keys from added;
+  if p_run_id is not null and v_room >= 0 and v_room < v_count then
+    insert into public.log_lines (run_id, node_id, stream, source, level, text, at)
+    values (p_run_id, p_node_id, p_stream, coalesce(p_source, 'serverapp'), 'warning',
+      format('%s lines of this run are stored: further ones are in the files alone.', p_log_lines_per_run), now())
+    returning key into v_said;
+  end if;
+  return (
+    select coalesce(jsonb_agg(to_jsonb(l) order by l.key), '[]') from public.log_list l where l.key = any (v_keys || v_said)
+  );
+end
+$$;
+
+create function public.append_log_lines(
+  p_run_id uuid, p_stream text, p_start bigint, p_end bigint, p_lines jsonb, p_log_lines_per_run integer
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_offset bigint;
+  v_lines jsonb;
+begin
+  if p_stream = '' or p_end < p_start then
+    perform private.refuse('ES006', 'A stream has a name, and its end is not before its start.');
+  end if;
+  -- An upsert that changes nothing: it makes the row, locks it, and finds it by its index also where run_id is null.
+  insert into public.log_tails as t (run_id, stream) values (p_run_id, p_stream)
+  on conflict (run_id, stream) do update set lines = t.lines
+  returning end_offset into v_offset;
+  if v_offset <> p_start then
+    return jsonb_build_object('applied', false, 'offset', v_offset, 'lines', jsonb_build_array());
+  end if;
+  v_lines := private.add_log_lines(p_run_id, null, null, p_stream, null, null, p_lines, p_log_lines_per_run);
+  insert into public.log_tails as t (run_id, stream) values (p_run_id, p_stream)
+  on conflict (run_id, stream) do update set end_offset = p_end, lines = t.lines + jsonb_array_length(p_lines);
+  return jsonb_build_object('applied', true, 'offset', p_end, 'lines', v_lines);
+end
+$$;
+
+create function public.tail_offset(p_run_id uuid, p_stream text) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+  if p_run_id is null then
+    return coalesce((select to_jsonb(end_offset) from public.log_tails where run_id is null and stream = p_stream), '0');
+  end if;
+  return coalesce((select to_jsonb(end_offset) from public.log_tails where run_id = p_run_id and stream = p_stream), '0');
+end
+$$;
+
+create function public.prune_log_lines(p_project_id uuid, p_days double precision) returns jsonb
+language sql set search_path = '' as $$
+  with gone as (
+    delete from public.log_lines l using public.federated_runs r
+    where r.id = l.run_id and r.project_id = p_project_id and r.ended_at is not null
+      and l.received_at < now() - make_interval(secs => p_days * 86400)
+    returning 1
+  )
+  select to_jsonb(count(*)) from gone
+$$;
+
+-- Reports: what client servers say of their site, spooled there until it is acknowledged here.
+
+create function private.report_session(p_node public.nodes, d jsonb) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_id uuid := (d ->> 'session_id')::uuid;
+  v_status text := d ->> 'status';
+  v_open boolean := v_status in ('starting', 'running', 'stopping');
+  v_session public.node_sessions;
+begin
+  if v_id is null or v_status is null then
+    perform private.refuse('ES006', 'A session line has session_id and status.');
+  end if;
+  select * into v_session from public.node_sessions where id = v_id for no key update;
+  if v_session.node_id <> p_node.id or v_session.kind <> 'supernode' then
+    perform private.refuse('ES006', 'The session is another node''s.');
+  elsif v_session.status <> v_status and not v_session.status = any (private.allowed_from('session', v_status)) then
+    perform private.refuse('ES004', format('A session that is %s does not become %s.', v_session.status, v_status));
+  end if;
+  if v_open and v_session.id is null then
+    perform private.supersede_sessions(p_node.id, 'supernode', v_id);
+  end if;
+  insert into public.node_sessions as s (id, node_id, kind, status, pid, flower_node_id, runtime_config, reason, last_lines, ended_at)
+  values (v_id, p_node.id, 'supernode', v_status, (d ->> 'pid')::integer, d ->> 'flower_node_id', private.or_empty(d -> 'runtime_config'),
+    d ->> 'reason', coalesce(nullif(d -> 'last_lines', 'null'), '[]'), case when not v_open then now() end)
+  on conflict (id) do update
+    set status = excluded.status, pid = coalesce(excluded.pid, s.pid), flower_node_id = coalesce(excluded.flower_node_id, s.flower_node_id),
+        runtime_config = s.runtime_config || excluded.runtime_config, reason = coalesce(excluded.reason, s.reason),
+        last_lines = case when excluded.last_lines = '[]' then s.last_lines else excluded.last_lines end,
+        status_at = case when s.status = excluded.status then s.status_at else now() end,
+        ended_at = case when s.status = excluded.status then s.ended_at else excluded.ended_at end;
+  -- Without a key Flower gives a SuperNode a new id at each start; with one, enrolment has said which id is this node's.
+  update public.nodes set flower_node_id = d ->> 'flower_node_id'
+  where id = p_node.id and d ->> 'flower_node_id' is not null
+    and (flower_node_id is null or d -> 'runtime_config' -> 'insecure' = 'true');
+  if v_status = 'running' then
+    perform private.move_node(p_node.id, 'online', null);
+  elsif not exists (
+    select 1 from public.node_sessions
+    where node_id = p_node.id and kind = 'supernode' and status = 'running'
+  ) and (select status = 'online' from public.nodes where id = p_node.id) then
+    perform private.move_node(p_node.id, 'offline', coalesce(d ->> 'reason', 'SuperNode ' || v_status),
+      jsonb_build_object('session_id', v_id));
+  end if;
+end
+$$;
+
+create function private.report_inventory(p_node public.nodes, d jsonb) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_twin record;
+begin
+  update public.nodes
+  set hardware = private.or_empty(d -> 'hardware'), datasets = coalesce(nullif(d -> 'datasets', 'null'), '[]')
+  where id = p_node.id;
+  for v_twin in
+    select distinct n.id, n.external_id, s ->> 'id' as dataset_id
+    from jsonb_array_elements(coalesce(nullif(d -> 'datasets', 'null'), '[]')) as s
+    join public.nodes n on n.project_id = p_node.project_id and n.id <> p_node.id and n.status <> 'removed'
+      and n.datasets @> jsonb_build_array(jsonb_build_object('id', s -> 'id'))
+    where s ->> 'id' is not null
+  loop
+    perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
+      jsonb_build_object('what', 'dataset.duplicate', 'dataset_id', v_twin.dataset_id,
+        'nodes', jsonb_build_array(p_node.external_id, v_twin.external_id)), now(), null,
+      'dataset:' || v_twin.dataset_id || ':' || least(p_node.id, v_twin.id) || ':' || greatest(p_node.id, v_twin.id));
+  end loop;
+end
+$$;
+
+create function private.run_of(p_project_id uuid, p_flower_run_id text) returns uuid
+language sql stable set search_path = '' as $$
+  select r.id from public.run_attempts a join public.federated_runs r on r.id = a.run_id
+  where a.flower_run_id = p_flower_run_id and r.project_id = p_project_id
+$$;
+
+create function private.report_log(p_node public.nodes, d jsonb, p_log_lines_per_run integer) returns jsonb
+language plpgsql set search_path = '' as $$
+begin
+  if coalesce(d ->> 'source', '') not in ('clientapp', 'supernode') or jsonb_typeof(d -> 'lines') is distinct from 'array' then
+    perform private.refuse('ES006', 'A log line has source clientapp or supernode, and lines.');
+  end if;
+  return private.add_log_lines(private.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, d ->> 'flower_run_id',
+    'node:' || p_node.id || ':' || (d ->> 'source'), d ->> 'source', d ->> 'message_id', d -> 'lines', p_log_lines_per_run);
+end
+$$;
+
+create function private.report_clientapp(p_node public.nodes, d jsonb) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if d ->> 'event' is null or d ->> 'event' not in ('message.started', 'message.ended', 'clientapp.died', 'message.cancelled') then
+    perform private.refuse('ES006', format('The event %s is unknown.', coalesce(d ->> 'event', 'null')));
+  end if;
+  update public.nodes set activity = d where id = p_node.id;
+  if d ->> 'event' in ('clientapp.died', 'message.cancelled') then
+    perform private.emit(p_node.project_id, 'fl.client.warned', private.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, null,
+      jsonb_build_object('what', d -> 'event', 'flower_run_id', d -> 'flower_run_id', 'message_id', d -> 'message_id',
+        'rc', d -> 'rc', 'signal', d -> 'signal', 'reason', d -> 'reason'));
+  end if;
+end
+$$;
+
+create function private.apply_report(p_node public.nodes, p_line jsonb, p_log_lines_per_run integer) returns jsonb
+language plpgsql set search_path = '' as $$
+-- Apply a line of known seq and give the log rows that it added.
+declare
+  d jsonb := p_line -> 'data';
+  v_kind text := coalesce(p_line ->> 'kind', 'null');
+begin
+  if jsonb_typeof(d) is distinct from 'object' then
+    perform private.refuse('ES006', 'data is no object.');
+  end if;
+  case v_kind
+    when 'session' then perform private.report_session(p_node, d);
+    when 'inventory' then perform private.report_inventory(p_node, d);
+    when 'log' then return private.report_log(p_node, d, p_log_lines_per_run);
+    when 'clientapp' then perform private.report_clientapp(p_node, d);
+    when 'dropped' then
+      perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null, jsonb_build_object('what', 'spool.dropped') || d);
+    else perform private.refuse('ES006', format('The kind %s is unknown.', v_kind));
+  end case;
+  return '[]';
+end
+$$;
+
+create function private.apply_reports(
+  p_node public.nodes, p_spool public.report_spools, p_lines jsonb, p_log_lines_per_run integer, p_careful boolean,
+  out o_seq bigint, out o_refused integer, out o_lines jsonb
+)
+language plpgsql set search_path = '' as $$
+-- Apply lines from applied_seq + 1 on, up to the first gap. careful: as in private.apply_records.
+declare
+  v_line jsonb;
+  v_seq bigint;
+  v_why text;
+begin
+  o_seq := p_spool.applied_seq;
+  o_refused := 0;
+  o_lines := '[]';
+  for v_line in select value from jsonb_array_elements(p_lines) loop
+    v_why := null;
+    v_seq := case when jsonb_typeof(v_line) = 'object' and v_line ->> 'seq' ~ '^[1-9][0-9]{0,17}$' then (v_line ->> 'seq')::bigint end;
+    continue when v_seq <= o_seq;
+    if v_seq is null then
+      v_why := 'It has no seq.';
+    elsif v_seq > o_seq + 1 then
+      perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
+        jsonb_build_object('what', 'report.gap', 'spool_id', p_spool.spool_id, 'expected', o_seq + 1, 'seq', v_seq), now(), null,
+        p_node.id || ':gap:' || p_spool.spool_id || ':' || (o_seq + 1));
+      return;
+    elsif p_careful then
+      begin
+        o_lines := o_lines || private.apply_report(p_node, v_line, p_log_lines_per_run);
+      exception when others then
+        if not private.is_about_the_data(sqlstate) then
+          raise;
+        end if;
+        v_why := sqlerrm;
+      end;
+    else
+      o_lines := o_lines || private.apply_report(p_node, v_line, p_log_lines_per_run);
+    end if;
+    if v_why is not null then
+      o_refused := o_refused + 1;
+      perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
+        jsonb_build_object('what', 'report.refused', 'seq', v_seq, 'kind', case when v_seq is not null then v_line -> 'kind' end, 'why', v_why),
+        now(), null, p_node.id || ':refused:' || p_spool.spool_id || ':' || coalesce(v_seq::text, md5(v_line::text)));
+    end if;
+    o_seq := coalesce(v_seq, o_seq);
+  end loop;
+end
+$$;
+
+create function public.accept_reports(p_node_id uuid, p_spool_id text, p_lines jsonb, p_log_lines_per_run integer) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_node public.nodes;
+  v_spool public.report_spools;
+  v_done record;
+  v_mark bigint;
+begin
+  select * into v_node from public.nodes where id = p_node_id;
+  if not found then
+    perform private.refuse('ES005', format('There is no node %s.', p_node_id));
+  end if;
+  perform private.lock_project(v_node.project_id);
+  v_mark := private.last_event(v_node.project_id);
+  select * into v_node from public.nodes where id = p_node_id for no key update;
+  if v_node.status = 'removed' then
+    perform private.refuse('ES004', format('The node %s was removed.', v_node.external_id));
+  end if;
+  insert into public.report_spools (node_id, spool_id) values (p_node_id, p_spool_id) on conflict (node_id, spool_id) do nothing;
+  select * into v_spool from public.report_spools where node_id = p_node_id and spool_id = p_spool_id for update;
+  begin
+    select * into v_done from private.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, false);
+  exception when others then
+    if not private.is_about_the_data(sqlstate) then
+      raise;
+    end if;
+    select * into v_done from private.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, true);
+  end;
+  update public.report_spools
+  set applied_seq = v_done.o_seq, refused = refused + v_done.o_refused, updated_at = now()
+  where node_id = p_node_id and spool_id = p_spool_id;
+  return jsonb_build_object('applied_seq', v_done.o_seq, 'refused', v_done.o_refused, 'lines', v_done.o_lines,
+    'events', private.events_since(v_node.project_id, v_mark));
+end
+$$;
+
+-- Who may do what. Supabase's roles are absent on a plain Postgres, so the grants are in a function that can be run again
+-- when they appear. The API roles get nothing here; db/supabase gives participants what they may read.
+
+create function private.set_rights() returns void
+language plpgsql set search_path = '' as $$
+declare
+  c_tables constant text[] := array[
+    'projects', 'nodes', 'node_sessions', 'members', 'coordinators', 'tokens', 'invitations', 'report_spools', 'audit_log',
+    'federated_runs', 'run_attempts', 'rounds', 'node_updates', 'metrics', 'artifacts', 'models', 'events', 'log_lines', 'log_tails'];
+  c_views constant text[] := array[
+    'project_list', 'node_list', 'session_list', 'run_list', 'attempt_list', 'round_list', 'update_list', 'metric_list', 'event_list',
+    'log_list', 'artifact_list', 'model_list', 'audit_list', 'invitation_list'];
+  c_functions constant text[] := array[
+    'schema_version', 'open_project', 'hold_lease', 'release_lease', 'add_token', 'find_token', 'revoke_tokens', 'audit',
+    'create_invitation', 'redeem_invitation', 'set_flower_node', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
+    'begin_run', 'begin_attempt', 'adopt_run', 'move_run', 'note_attempt', 'apply_journal', 'forget_projection',
+    'append_log_lines', 'tail_offset', 'prune_log_lines', 'accept_reports'];
+  v_role text;
+  v_name text;
+  v_function regprocedure;
+begin
+  for v_role in select 'public' union all select quote_ident(rolname) from pg_roles where rolname in ('anon', 'authenticated') loop
+    foreach v_name in array c_tables || c_views loop
+      execute format('revoke all on public.%I from %s', v_name, v_role);
+    end loop;
+    for v_function in
+      select p.oid::regprocedure from pg_proc p
+      where p.pronamespace = 'private'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
+    loop
+      execute format('revoke all on function %s from %s', v_function, v_role);
+    end loop;
+    execute format('revoke all on schema private from %s', v_role);
+  end loop;
+  if exists (select 1 from pg_roles where rolname = 'service_role') then
+    grant usage on schema public, private to service_role;
+    foreach v_name in array c_tables loop
+      execute format('grant select, insert, update, delete on public.%I to service_role', v_name);
+    end loop;
+    foreach v_name in array c_views loop
+      execute format('grant select on public.%I to service_role', v_name);
+    end loop;
+    for v_function in
+      select p.oid::regprocedure from pg_proc p
+      where p.pronamespace = 'private'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
+    loop
+      execute format('grant execute on function %s to service_role', v_function);
+    end loop;
+  end if;
+end
+$$;
+
+select private.set_rights();
