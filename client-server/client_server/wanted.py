@@ -1,0 +1,40 @@
+"""The way back from the coordinator: a request that it holds open, whose answer says what it no longer wants of this site."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from control_plane.files import write_json
+
+from client_server.backoff import Backoff
+from client_server.coordinator import Coordinator
+from client_server.errors import OutOfReach
+
+
+async def watch_wanted(
+    coordinator: Coordinator, path: Path, when_removed: Callable[[], Awaitable[None]], *, longest_retry_s: float = 5.0
+) -> None:
+    """Ask for ever; what is wanted goes to path, where the SuperNode's launcher reads it.
+
+    when_removed: awaited when the coordinator removed this node; it closes the line, which ends the asking until a new enrolment.
+    """
+    retry = Backoff(0.5, longest_retry_s)
+    after, asked = 0, None
+    while True:
+        line = await coordinator.line()
+        if line is not asked:
+            after, asked = 0, line
+        try:
+            wanted = await line.admin.wanted(line.node_id, after)
+        except OutOfReach as error:
+            coordinator.failed(error)
+            await asyncio.sleep(retry.next_s())
+            continue
+        coordinator.worked()
+        retry.reset()
+        if wanted.removed:
+            await when_removed()
+            continue
+        if wanted.seq != after:
+            write_json(path, wanted.model_dump(include={"seq", "over_runs", "cancelled_messages"}))
+            after = wanted.seq
