@@ -30,7 +30,7 @@ class Activity:
     """
 
     def __init__(
-        self, folder: SiteFolder, reporter: Reporter, forward_logs: ForwardLogs, log_cap_bytes: int, *, look_every_s: float = 0.25
+        self, folder: SiteFolder, reporter: Reporter, forward_logs: ForwardLogs, log_cap_bytes: int, look_every_s: float
     ) -> None:
         self._folder = folder
         self._reporter = reporter

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from client_server.api import enrolment, health, inventory, supernode
 from client_server.deps import ROLE, site_of
 from client_server.launch import Commands
+from client_server.patience import Patience
 from client_server.settings import Settings
 from client_server.site import VERSION, Site
-from client_server.supervision import Patience
 
 
 class State(TypedDict):

@@ -10,6 +10,7 @@ from typing import Any
 from control_plane.errors import EspalierError
 
 from client_server.admin import AdminServer, Enrolled
+from client_server.backoff import Backoff
 from client_server.errors import (
     AdminRefused,
     AdminUnreachable,
@@ -28,20 +29,25 @@ _REFUSALS: dict[str, type[InvitationRefused]] = {
     "invitation-used": InvitationUsed,
     "invitation-expired": InvitationExpired,
 }
-RETRY_S = 2.0
 
 
 class Enrolment:
     """Enrols this site, one invitation at a time."""
 
     def __init__(
-        self, store: IdentityStore, external_id: str, display_name: str, when_enrolled: Callable[[], Coroutine[Any, Any, None]]
+        self,
+        store: IdentityStore,
+        external_id: str,
+        display_name: str,
+        when_enrolled: Callable[[], Coroutine[Any, Any, None]],
+        patience: Patience,
     ) -> None:
         """when_enrolled: awaited after each enrolment, before the request that brought it is answered."""
         self._store = store
         self._external_id = external_id
         self._display_name = display_name
         self._when_enrolled = when_enrolled
+        self._retry = Backoff(patience.first_retry_s, patience.longest_retry_s)
         self._lock = asyncio.Lock()
         self.problem: str | None = None
 
@@ -98,7 +104,7 @@ class Enrolment:
                 if self.problem is None:
                     _log.warning("waiting to enrol: %s", error.detail)
                 self.problem = error.detail
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry.next_s())
             except EspalierError as error:
                 self.problem = error.detail
                 _log.error("not enrolled: %s", error.detail)

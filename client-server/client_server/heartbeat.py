@@ -9,7 +9,7 @@ from client_server.coordinator import Coordinator
 from client_server.errors import OutOfReach
 
 
-async def beat_for_ever(coordinator: Coordinator, facts: Callable[[], dict[str, Any]], *, every_s: float = 5.0) -> None:
+async def beat_for_ever(coordinator: Coordinator, facts: Callable[[], dict[str, Any]], every_s: float) -> None:
     """Beat at once, and then each every_s from begin to begin; facts: what is said of the SuperNode."""
     clock = asyncio.get_running_loop().time
     while True:

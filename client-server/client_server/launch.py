@@ -130,10 +130,9 @@ def supernode_argv(
     return [*command, *launcher, "--", *target.flags, *key, *config, *own_api, *request.extra_args]
 
 
-def deactivate_argv(command: Sequence[str], target: Target, flower_node_id: str | None) -> list[str]:
+def deactivate_argv(command: Sequence[str], target: Target, flower_node_id: str) -> list[str]:
     """Write the command line of flower_runtime.deactivate."""
-    node = [] if flower_node_id is None else ["--node-id", flower_node_id]
-    return [*command, *target.flags, "--key", str(target.key), *node]
+    return [*command, *target.flags, "--key", str(target.key), "--node-id", flower_node_id]
 
 
 def supernode_environment(settings: Settings) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ from control_plane.spool import Spool
 from client_server.backoff import Backoff
 from client_server.coordinator import Coordinator
 from client_server.errors import AdminRefused, AdminUnreachable
+from client_server.patience import Patience
 
 _log = logging.getLogger(__name__)
 
@@ -35,13 +36,11 @@ class _NumberedSpool(Spool):
 class Reporter:
     """Sends what is reported, exactly once: a line keeps its number in the spool until the admin server has applied it."""
 
-    def __init__(
-        self, folder: Path, cap_bytes: int, coordinator: Coordinator, *, first_retry_s: float = 0.5, longest_retry_s: float = 5.0
-    ) -> None:
+    def __init__(self, folder: Path, cap_bytes: int, coordinator: Coordinator, patience: Patience) -> None:
         self._folder = folder
         self._cap_bytes = cap_bytes
         self._coordinator = coordinator
-        self._retry = Backoff(first_retry_s, longest_retry_s)
+        self._retry = Backoff(patience.first_retry_s, patience.longest_retry_s)
         self._news = asyncio.Event()
         self._batch_lines = BATCH_LINES
         self._spool = _NumberedSpool(folder, cap_bytes)

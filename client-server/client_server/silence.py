@@ -9,17 +9,14 @@ from collections.abc import Awaitable, Callable
 
 import psutil
 
-SILENCE_S = 30.0
-"""Longer than stock Flower's longest wait between tries, 20 s."""
-
 
 async def until_silent(
     pid: int,
     superlink_port: int,
     superlink_answers: Callable[[], Awaitable[bool]],
     *,
-    silence_s: float = SILENCE_S,
-    look_every_s: float = 3.0,
+    silence_s: float,
+    look_every_s: float,
 ) -> None:
     """Return when the process had no connection to the SuperLink for silence_s, though that answered all the time."""
     clock = asyncio.get_running_loop().time

@@ -17,12 +17,13 @@ from client_server.heartbeat import beat_for_ever
 from client_server.identity import IdentityStore
 from client_server.inventory import Inventory
 from client_server.launch import Commands
+from client_server.patience import Patience
 from client_server.plan import PlanStore
 from client_server.reporter import Reporter
 from client_server.sessions import Sessions
 from client_server.settings import Settings
 from client_server.supernode import SuperNode
-from client_server.supervision import Patience, Supervision
+from client_server.supervision import Supervision
 from client_server.wanted import watch_wanted
 
 _log = logging.getLogger(__name__)
@@ -38,14 +39,15 @@ class Site:
         folder = settings.folder
         folder.prepare()
         self.settings = settings
+        self._patience = patience
         self.leaving = asyncio.Event()
         self.token = read_or_create(folder.site_token)
         self.identities = IdentityStore(folder)
         self.coordinator = Coordinator(self.identities)
-        self.reporter = Reporter(folder.spool, settings.spool_cap_bytes, self.coordinator)
-        self.enrolment = Enrolment(self.identities, settings.participant_node_id, settings.node_name, self._enrolled)
+        self.reporter = Reporter(folder.spool, settings.spool_cap_bytes, self.coordinator, patience)
+        self.enrolment = Enrolment(self.identities, settings.participant_node_id, settings.node_name, self._enrolled, patience)
         self.inventory = Inventory(folder, self.reporter, share_label_distribution=settings.share_label_distribution)
-        self.activity = Activity(folder, self.reporter, settings.forward_logs, settings.log_cap_bytes)
+        self.activity = Activity(folder, self.reporter, settings.forward_logs, settings.log_cap_bytes, patience.activity_s)
         plans = PlanStore(folder.start_request)
         sessions = Sessions(folder, self.reporter, settings.forward_logs)
         self._supervision = Supervision(
@@ -89,8 +91,8 @@ class Site:
             "supervision": self._supervision.run,
             "activity": self.activity.run,
             "reports": self.reporter.run,
-            "heartbeat": lambda: beat_for_ever(self.coordinator, self.supernode_facts),
-            "wanted": lambda: watch_wanted(self.coordinator, self.settings.folder.wanted, self._removed),
+            "heartbeat": lambda: beat_for_ever(self.coordinator, self.supernode_facts, self._patience.heartbeat_s),
+            "wanted": lambda: watch_wanted(self.coordinator, self.settings.folder.wanted, self._removed, self._patience),
         }
 
     async def _for_ever(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

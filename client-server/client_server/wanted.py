@@ -9,16 +9,17 @@ from control_plane.files import write_json
 from client_server.backoff import Backoff
 from client_server.coordinator import Coordinator
 from client_server.errors import OutOfReach
+from client_server.patience import Patience
 
 
 async def watch_wanted(
-    coordinator: Coordinator, path: Path, when_removed: Callable[[], Awaitable[None]], *, longest_retry_s: float = 5.0
+    coordinator: Coordinator, path: Path, when_removed: Callable[[], Awaitable[None]], patience: Patience
 ) -> None:
     """Ask for ever; what is wanted goes to path, where the SuperNode's launcher reads it.
 
     when_removed: awaited when the coordinator removed this node; it closes the line, which ends the asking until a new enrolment.
     """
-    retry = Backoff(0.5, longest_retry_s)
+    retry = Backoff(patience.first_retry_s, patience.longest_retry_s)
     after, asked = 0, None
     while True:
         line = await coordinator.line()
