@@ -36,6 +36,7 @@ if os.name != "posix":
     sys.exit("run.py: Espalier needs Linux, macOS or another POSIX system; on Windows use WSL.")
 
 import fcntl
+import tomllib
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
@@ -45,7 +46,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "espalier-installed.json"  # written last: without it nothing here counts as installed
 BEGUN = VENV / "espalier-begun"  # there while pip works: found at a start, the last install was cut short
-INPUTS = ("requirements.txt", "pyproject.toml", "flower-app/pyproject.toml")
+PROJECTS = ("pyproject.toml", "flower-app/pyproject.toml")
 NEEDED_BYTES = 3_000_000_000  # 1.7 GB installed with a CPU torch, and pip unpacks beside it
 GRACE_S = 10.0
 
@@ -152,11 +153,13 @@ def set_up() -> None:
 
 
 def fingerprint() -> dict[str, str]:
-    """What an environment depends on: the requirement files, the Python, and the folder (its scripts carry absolute paths)."""
-    digest = hashlib.sha256()
-    for name in INPUTS:
-        path = ROOT / name
-        digest.update(name.encode() + b"\0" + (path.read_bytes() if path.exists() else b"") + b"\0")
+    """What an environment depends on: requirements, packaging (not lint settings), Python, and the folder in its scripts."""
+    inputs = [(ROOT / "requirements.txt").read_text("utf-8")]
+    for path in (ROOT / name for name in PROJECTS if (ROOT / name).exists()):
+        tables = tomllib.loads(path.read_text("utf-8"))
+        packaging = [tables.get("build-system"), tables.get("project"), tables.get("tool", {}).get("hatch")]
+        inputs.append(json.dumps(packaging, sort_keys=True))
+    digest = hashlib.sha256("\n".join(inputs).encode())
     return {"python": "{}.{}".format(*sys.version_info[:2]), "root": str(ROOT), "inputs": digest.hexdigest()}
 
 

@@ -144,6 +144,14 @@ def test_changed_requirements_are_installed_into_the_same_environment(clone: Clo
     assert (clone.count("venv"), clone.count("pip")) == (1, 2)
 
 
+def test_of_pyproject_only_the_packaging_counts(clone: Clone) -> None:
+    pyproject = clone.folder / "pyproject.toml"
+    for text, installs in (("", 1), ("[tool.ruff]\nline-length = 99\n", 1), ("[project]\ndependencies = ['x']\n", 2)):
+        pyproject.write_text(text)
+        clone.run("bench")
+        assert clone.count("pip") == installs, text
+
+
 @pytest.mark.parametrize("changed", [{"python": "3.99"}, {"root": "/somewhere/else"}])
 def test_another_python_or_a_moved_clone_begins_anew(clone: Clone, changed: dict[str, str]) -> None:
     clone.run("bench")
