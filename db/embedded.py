@@ -51,17 +51,17 @@ class EmbeddedPostgres:
         async with _only_one(self._dir / "start.lock"):
             run = self._runner()
             self._refuse_other_major(run)
+            if self._is_damaged(run):
+                raise EmbeddedPostgresFailed(f"{self._dir / 'password'} is gone: put it back, or move {run.data} away.")
             postmaster = Postmaster.read(self._proc)
             if postmaster is None or not postmaster.is_alive():
                 postmaster = Postmaster.of_data(run.data)
-            if postmaster is None:
+            if postmaster is not None and await self._accepts(postmaster):
+                postmaster.write(self._proc)
+            else:
                 if not (run.data / "PG_VERSION").exists():
                     await asyncio.to_thread(self._initdb, run)
-                postmaster = await self._spawn(run)
-            else:
-                postmaster.write(self._proc)
-                await self._accepts(postmaster)
-            await self._make_database()
+                await self._spawn(run)
         return self._dsn("espalier")
 
     def is_running(self) -> bool:
@@ -81,6 +81,9 @@ class EmbeddedPostgres:
 
     def _runner(self) -> Runner:
         return runner(self._bin, self._dir / "data")
+
+    def _is_damaged(self, run: Runner) -> bool:
+        return (run.data / "PG_VERSION").exists() and not (self._dir / "password").exists()
 
     def _refuse_other_major(self, run: Runner) -> None:
         version, ours = run.data / "PG_VERSION", major_version(self._bin)
@@ -121,13 +124,12 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresFailed(f"initdb failed: {made.stderr.strip()[-2000:]}")
         draft.rename(run.data)
 
-    async def _spawn(self, run: Runner) -> Postmaster:
+    async def _spawn(self, run: Runner) -> None:
         await _clear(run.data)
         for _ in range(3):
             self._choose_port()
-            postmaster = self._popen(run)
-            if await self._accepts(postmaster):
-                return postmaster
+            if await self._accepts(self._popen(run)):
+                return
             # Somebody took the port between our look and the bind; anything else is final.
             if not _is_taken(self._port()):
                 break
@@ -156,11 +158,14 @@ class EmbeddedPostgres:
         return postmaster
 
     async def _accepts(self, postmaster: Postmaster) -> bool:
-        """Wait until it takes a connection; False when it died."""
+        """Wait until it takes a connection and has the database `espalier`; False when it died."""
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             try:
-                await (await psycopg.AsyncConnection.connect(self._dsn("postgres"), connect_timeout=5)).close()
+                async with await psycopg.AsyncConnection.connect(self._dsn("postgres"), autocommit=True) as connection:
+                    known = await connection.execute("select 1 from pg_database where datname = 'espalier'")
+                    if await known.fetchone() is None:
+                        await connection.execute("create database espalier")
                 return True
             except psycopg.OperationalError as error:
                 if "password authentication failed" in str(error):
@@ -171,12 +176,6 @@ class EmbeddedPostgres:
         raise EmbeddedPostgresFailed(
             f"The embedded Postgres accepts no connection after {_START_S:.0f} s:\n" + self._last_lines()
         )
-
-    async def _make_database(self) -> None:
-        async with await psycopg.AsyncConnection.connect(self._dsn("postgres"), autocommit=True) as connection:
-            known = await connection.execute("select 1 from pg_database where datname = 'espalier'")
-            if await known.fetchone() is None:
-                await connection.execute("create database espalier")
 
     def _password(self) -> str:
         path = self._dir / "password"

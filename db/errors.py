@@ -92,13 +92,13 @@ _CONSTRAINTS: dict[str, Callable[[str], DatabaseError]] = {
 }
 
 
-def from_sqlstate(code: str | None, message: str, detail: str | None = None, constraint: str | None = None) -> DatabaseError:
+def from_sqlstate(code: str, message: str, detail: str | None = None, constraint: str | None = None) -> DatabaseError:
     """Give the exception for what Postgres answered; both doors use it, so both raise alike."""
     if code in _OURS:
         return _OURS[code](message, detail or "")
     if constraint in _CONSTRAINTS:
         return _CONSTRAINTS[constraint](message)
-    if code is None or code[:2] in ("08", "57", "53"):
+    if code[:2] in ("08", "57", "53"):
         return DatabaseUnavailable(message)
     if code == "23503":
         return NoSuchRow(message)

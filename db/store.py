@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from db.door import Door, Row, Where
-from db.errors import SchemaMismatch
+from db.errors import BadValue, SchemaMismatch
 from db.json_values import dated, storable
 from db.migrate import latest_version
 
@@ -36,6 +36,8 @@ class Store:
 
         where: column -> value, list of values, or None for null. limit: 1 to 1000. Raises BadValue for an unknown view or column.
         """
+        if not 1 <= limit <= 1000:
+            raise BadValue(f"A page has 1 to 1000 rows, not {limit}.")
         return [dated(row) for row in await self._door.rows(view, where, after, limit)]
 
     # projects, lease, tokens

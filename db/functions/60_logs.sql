@@ -88,10 +88,12 @@ $$;
 
 create function public.prune_log_lines(p_project_id uuid, p_days double precision) returns jsonb
 language sql set search_path = '' as $$
+  -- Lines of no run (a SuperLink's, or of a Flower run that was never adopted) go by their age alone.
   with gone as (
-    delete from public.log_lines l using public.federated_runs r
-    where r.id = l.run_id and r.project_id = p_project_id and r.ended_at is not null
-      and l.received_at < now() - make_interval(secs => p_days * 86400)
+    delete from public.log_lines l
+    where l.received_at < now() - make_interval(secs => p_days * 86400)
+      and (l.run_id is null
+        or l.run_id in (select r.id from public.federated_runs r where r.project_id = p_project_id and r.ended_at is not null))
     returning 1
   )
   select to_jsonb(count(*)) from gone

@@ -681,9 +681,9 @@ $$;
 
 create function private.node_row(p_node_id uuid, p_mark bigint default null) returns jsonb
 language sql stable set search_path = '' as $$
-  -- A node as node_list has it; with the events of this transaction when the caller marked where they begin.
-  select to_jsonb(n) || case when p_mark is null then '{}'
-    else jsonb_build_object('events', private.events_since(n.project_id, p_mark)) end
+  -- A node as node_list has it, with the events of this transaction: those after the mark, none without one.
+  select to_jsonb(n) || jsonb_build_object('events',
+    case when p_mark is null then '[]' else private.events_since(n.project_id, p_mark) end)
   from public.node_list n where n.id = p_node_id
 $$;
 
@@ -799,16 +799,18 @@ declare
   v_status text := case when p_facts ->> 'supernode_state' = 'running' then 'online' else 'offline' end;
   v_mark bigint;
 begin
-  select * into v_node from public.nodes where id = p_node_id;
-  if not found then
-    perform private.refuse('ES005', format('There is no node %s.', p_node_id));
-  end if;
-  if v_node.status <> v_status then
-    -- Only a beat that changes something writes an event and so has to wait for its turn.
-    perform private.lock_project(v_node.project_id);
-  end if;
-  v_mark := private.last_event(v_node.project_id);
-  select * into v_node from public.nodes where id = p_node_id for no key update;
+  -- Only a beat that changes something writes an event, and so has to wait for its turn among the project's writers.
+  for v_turn in 1..2 loop
+    select * into v_node from public.nodes where id = p_node_id;
+    if not found then
+      perform private.refuse('ES005', format('There is no node %s.', p_node_id));
+    elsif v_node.status <> v_status and v_mark is null then
+      perform private.lock_project(v_node.project_id);
+      v_mark := private.last_event(v_node.project_id);
+    end if;
+    select * into v_node from public.nodes where id = p_node_id for no key update;
+    exit when v_node.status = v_status or v_mark is not null;
+  end loop;
   if v_node.status = 'removed' then
     perform private.refuse('ES004', format('The node %s was removed.', v_node.external_id));
   end if;
@@ -1511,10 +1513,12 @@ $$;
 
 create function public.prune_log_lines(p_project_id uuid, p_days double precision) returns jsonb
 language sql set search_path = '' as $$
+  -- Lines of no run (a SuperLink's, or of a Flower run that was never adopted) go by their age alone.
   with gone as (
-    delete from public.log_lines l using public.federated_runs r
-    where r.id = l.run_id and r.project_id = p_project_id and r.ended_at is not null
-      and l.received_at < now() - make_interval(secs => p_days * 86400)
+    delete from public.log_lines l
+    where l.received_at < now() - make_interval(secs => p_days * 86400)
+      and (l.run_id is null
+        or l.run_id in (select r.id from public.federated_runs r where r.project_id = p_project_id and r.ended_at is not null))
     returning 1
   )
   select to_jsonb(count(*)) from gone
