@@ -22,6 +22,7 @@ from client_server.errors import (
 )
 from client_server.identity import Identity, IdentityStore, NodeKey
 from client_server.invitation import Invitation, parse_invitation
+from client_server.patience import Patience
 
 _log = logging.getLogger(__name__)
 _REFUSALS: dict[str, type[InvitationRefused]] = {
