@@ -1,12 +1,12 @@
 -- Who may do what. Supabase's roles are absent on a plain Postgres, so the grants are in a function that can be run again
 -- when they appear. The API roles get nothing here; db/supabase gives participants what they may read.
 
-create function private.set_rights() returns void
+create function espalier.set_rights() returns void
 language plpgsql set search_path = '' as $$
 declare
   c_tables constant text[] := array[
     'projects', 'nodes', 'node_sessions', 'members', 'coordinators', 'tokens', 'invitations', 'report_spools', 'audit_log',
-    'federated_runs', 'run_attempts', 'rounds', 'node_updates', 'metrics', 'artifacts', 'models', 'events', 'log_lines', 'log_tails'];
+    'federated_runs', 'run_causes', 'run_attempts', 'rounds', 'node_updates', 'metrics', 'artifacts', 'models', 'events', 'log_lines', 'log_tails'];
   c_views constant text[] := array[
     'project_list', 'node_list', 'session_list', 'run_list', 'attempt_list', 'round_list', 'update_list', 'metric_list', 'event_list',
     'log_list', 'artifact_list', 'model_list', 'audit_list', 'invitation_list'];
@@ -25,14 +25,14 @@ begin
     end loop;
     for v_function in
       select p.oid::regprocedure from pg_proc p
-      where p.pronamespace = 'private'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
+      where p.pronamespace = 'espalier'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
     loop
       execute format('revoke all on function %s from %s', v_function, v_role);
     end loop;
-    execute format('revoke all on schema private from %s', v_role);
+    execute format('revoke all on schema espalier from %s', v_role);
   end loop;
   if exists (select 1 from pg_roles where rolname = 'service_role') then
-    grant usage on schema public, private to service_role;
+    grant usage on schema public, espalier to service_role;
     foreach v_name in array c_tables loop
       execute format('grant select, insert, update, delete on public.%I to service_role', v_name);
     end loop;
@@ -41,12 +41,15 @@ begin
     end loop;
     for v_function in
       select p.oid::regprocedure from pg_proc p
-      where p.pronamespace = 'private'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
+      where p.pronamespace = 'espalier'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
     loop
       execute format('grant execute on function %s to service_role', v_function);
     end loop;
   end if;
+  if to_regprocedure('espalier.set_participant_rights()') is not null then
+    execute 'select espalier.set_participant_rights()';
+  end if;
 end
 $$;
 
-select private.set_rights();
+select espalier.set_rights();

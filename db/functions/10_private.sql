@@ -1,6 +1,6 @@
 -- Helpers that more than one function needs.
 
-create function private.allowed_from(p_machine text, p_target text) returns text[]
+create function espalier.allowed_from(p_machine text, p_target text) returns text[]
 language sql immutable set search_path = '' as $$
   -- The transition tables: the diagrams in the comments of the status columns, as data.
   select coalesce(array_agg(t.source), '{}') from (values
@@ -27,12 +27,12 @@ language sql immutable set search_path = '' as $$
   where t.machine = p_machine and t.target = p_target
 $$;
 
-create function private.has_ended(p_run_status text) returns boolean
+create function espalier.has_ended(p_run_status text) returns boolean
 language sql immutable set search_path = '' as $$
   select p_run_status in ('completed', 'failed', 'stopped')
 $$;
 
-create function private.refuse(p_code text, p_message text, p_detail text default '') returns void
+create function espalier.refuse(p_code text, p_message text, p_detail text default '') returns void
 language plpgsql set search_path = '' as $$
 -- Codes: ES001 active run, ES002 invitation, ES003 node exists, ES004 stale, ES005 no such row, ES006 bad value (db/errors.py).
 begin
@@ -40,29 +40,29 @@ begin
 end
 $$;
 
-create function private.is_about_the_data(p_sqlstate text) returns boolean
+create function espalier.is_about_the_data(p_sqlstate text) returns boolean
 language sql immutable set search_path = '' as $$
   -- Errors that one record causes by what it says; anything else (disk full, deadlock, …) fails the whole call.
   select left(p_sqlstate, 2) in ('22', '23', 'ES', 'P0')
 $$;
 
-create function private.lock_project(p_project_id uuid) returns void
+create function espalier.lock_project(p_project_id uuid) returns void
 language sql set search_path = '' as $$
   -- Writers of events go one after the other, so that event keys grow in the order of commit and readers by key miss none.
   select pg_advisory_xact_lock(hashtextextended('espalier:' || p_project_id::text, 0))
 $$;
 
-create function private.last_event(p_project_id uuid) returns bigint
+create function espalier.last_event(p_project_id uuid) returns bigint
 language sql stable set search_path = '' as $$
   select coalesce(max(key), 0) from public.events where project_id = p_project_id
 $$;
 
-create function private.events_since(p_project_id uuid, p_key bigint) returns jsonb
+create function espalier.events_since(p_project_id uuid, p_key bigint) returns jsonb
 language sql stable set search_path = '' as $$
   select coalesce(jsonb_agg(to_jsonb(e) order by e.key), '[]') from public.event_list e where e.project_id = p_project_id and e.key > p_key
 $$;
 
-create function private.emit(
+create function espalier.emit(
   p_project_id uuid, p_name text, p_run_id uuid default null, p_node_id uuid default null, p_round integer default null,
   p_data jsonb default '{}', p_at timestamptz default now(), p_journal_seq bigint default null, p_dedupe_key text default null
 ) returns void
@@ -72,7 +72,7 @@ language sql set search_path = '' as $$
   on conflict (project_id, dedupe_key) where dedupe_key is not null do nothing
 $$;
 
-create function private.as_time(p_value text) returns timestamptz
+create function espalier.as_time(p_value text) returns timestamptz
 language plpgsql stable set search_path = '' as $$
 -- A time that somebody else wrote, null if it is none; without an offset it is UTC.
 begin
@@ -88,18 +88,18 @@ exception when data_exception then
 end
 $$;
 
-create function private.as_array(p_value jsonb) returns jsonb
+create function espalier.as_array(p_value jsonb) returns jsonb
 language sql immutable set search_path = '' as $$
   select case when jsonb_typeof(p_value) = 'array' then p_value else '[]' end
 $$;
 
-create function private.or_empty(p_value jsonb) returns jsonb
+create function espalier.or_empty(p_value jsonb) returns jsonb
 language sql immutable set search_path = '' as $$
   -- For a column that is an object: nothing said is {}, anything else is left to the column's check.
   select coalesce(nullif(p_value, 'null'), '{}')
 $$;
 
-create function private.cause_of(p_value jsonb) returns jsonb
+create function espalier.cause_of(p_value jsonb) returns jsonb
 language plpgsql immutable set search_path = '' as $$
 -- JSON null and a missing key alike are SQL null.
 begin

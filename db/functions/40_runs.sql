@@ -1,75 +1,91 @@
 -- Runs and their attempts.
 
-create function private.run_row(p_run_id uuid, p_mark bigint) returns jsonb
+create function espalier.run_row(p_run_id uuid, p_mark bigint) returns jsonb
 language sql stable set search_path = '' as $$
   -- A run as run_list has it, with the events of this transaction.
-  select to_jsonb(r) || jsonb_build_object('events', private.events_since(r.project_id, p_mark))
+  select to_jsonb(r) || jsonb_build_object('events', espalier.events_since(r.project_id, p_mark))
   from public.run_list r where r.id = p_run_id
 $$;
 
-create function private.project_of_run(p_run_id uuid) returns uuid
+create function espalier.project_of_run(p_run_id uuid) returns uuid
 language plpgsql stable set search_path = '' as $$
 declare
   v_project_id uuid;
 begin
   select project_id into v_project_id from public.federated_runs where id = p_run_id;
   if not found then
-    perform private.refuse('ES005', format('There is no run %s.', p_run_id));
+    perform espalier.refuse('ES005', format('There is no run %s.', p_run_id));
   end if;
   return v_project_id;
 end
 $$;
 
-create function private.newest_attempt(p_run_id uuid) returns public.run_attempts
+create function espalier.newest_attempt(p_run_id uuid) returns public.run_attempts
 language sql stable set search_path = '' as $$
   select * from public.run_attempts where run_id = p_run_id order by attempt desc limit 1
 $$;
 
-create function private.emit_once_an_attempt(
+create function espalier.emit_once_an_attempt(
   p_run public.federated_runs, p_name text, p_flower_run_id text, p_data jsonb, p_at timestamptz, p_journal_seq bigint
 ) returns void
 language sql set search_path = '' as $$
   -- The server and the journal may both say that an attempt started or ended; whoever is first is heard.
-  select private.emit(p_run.project_id, p_name, p_run.id, null, null, jsonb_build_object('attempt', p_flower_run_id) || p_data,
+  select espalier.emit(p_run.project_id, p_name, p_run.id, null, null, jsonb_build_object('attempt', p_flower_run_id) || p_data,
     p_at, p_journal_seq, p_run.id::text || ':' || p_name || ':' || coalesce(p_flower_run_id, ''))
 $$;
 
-create function private.start_run(p_run public.federated_runs, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint) returns void
+create function espalier.start_run(p_run public.federated_runs, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint) returns void
 language plpgsql set search_path = '' as $$
 begin
   update public.federated_runs set started_at = coalesce(started_at, p_at) where id = p_run.id;
   update public.run_attempts set status = 'running', started_at = coalesce(started_at, p_at)
   where run_id = p_run.id and flower_run_id = p_flower_run_id and status = 'starting';
-  perform private.emit_once_an_attempt(p_run, 'fl.federation.started', p_flower_run_id, '{}', p_at, p_journal_seq);
+  perform espalier.emit_once_an_attempt(p_run, 'fl.federation.started', p_flower_run_id, '{}', p_at, p_journal_seq);
 end
 $$;
 
-create function private.emit_end(
+create function espalier.emit_end(
   p_run public.federated_runs, p_status text, p_cause jsonb, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint
 ) returns void
 language sql set search_path = '' as $$
   -- Events are shown to every participant: which node and what kind of error, never lines that a site printed.
-  select private.emit_once_an_attempt(p_run, 'fl.federation.' || p_status, p_flower_run_id,
+  select espalier.emit_once_an_attempt(p_run, 'fl.federation.' || p_status, p_flower_run_id,
     case when p_cause is null then '{}' else jsonb_build_object('cause', jsonb_build_object(
       'node_id', p_cause -> 'node_id', 'node_name', p_cause -> 'node_name', 'type', p_cause -> 'type')) end,
     p_at, p_journal_seq)
 $$;
 
-create function private.end_run(
+create function espalier.node_of(p_project_id uuid, p_flower_node_id text) returns uuid
+language sql stable set search_path = '' as $$
+  -- A removed node's Flower id is found only where no node of today has it.
+  select id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id
+  order by (status = 'removed'), key desc limit 1
+$$;
+
+create function espalier.put_cause(p_run public.federated_runs, p_cause jsonb) returns void
+language sql set search_path = '' as $$
+  insert into public.run_causes (run_id, node_id, cause)
+  select p_run.id, espalier.node_of(p_run.project_id, p_cause ->> 'node_id'), p_cause where p_cause is not null
+  on conflict (run_id) do update set node_id = excluded.node_id, cause = excluded.cause, created_at = now()
+$$;
+
+create function espalier.end_run(
   p_run public.federated_runs, p_status text, p_cause jsonb, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint
 ) returns void
 language plpgsql set search_path = '' as $$
 -- Write the end of a run and of its open attempt. The caller has looked at the transition.
 begin
-  update public.federated_runs set status = p_status, cause = p_cause, ended_at = p_at where id = p_run.id;
+  update public.federated_runs set status = p_status, ended_at = p_at where id = p_run.id;
+  delete from public.run_causes where run_id = p_run.id;
+  perform espalier.put_cause(p_run, p_cause);
   update public.run_attempts set status = p_status, ended_at = p_at
   where run_id = p_run.id and (status in ('starting', 'running') or (flower_run_id = p_flower_run_id and status <> 'lost'));
-  perform private.fail_open_rounds(p_run.id);
-  perform private.emit_end(p_run, p_status, p_cause, p_flower_run_id, p_at, p_journal_seq);
+  perform espalier.fail_open_rounds(p_run.id);
+  perform espalier.emit_end(p_run, p_status, p_cause, p_flower_run_id, p_at, p_journal_seq);
 end
 $$;
 
-create function private.fail_open_rounds(p_run_id uuid) returns void
+create function espalier.fail_open_rounds(p_run_id uuid) returns void
 language sql set search_path = '' as $$
   update public.rounds o set status = 'failed', closed_at = r.ended_at
   from public.federated_runs r
@@ -85,24 +101,24 @@ declare
   v_active uuid;
   v_mark bigint;
 begin
-  perform private.lock_project(p_project_id);
-  v_mark := private.last_event(p_project_id);
+  perform espalier.lock_project(p_project_id);
+  v_mark := espalier.last_event(p_project_id);
   begin
     insert into public.federated_runs (project_id, app, fab_hash, config, label, origin)
     values (p_project_id, p_app, p_fab_hash, p_config, p_label, p_origin)
     returning id into v_run_id;
   exception when unique_violation then
     select id into v_active from public.federated_runs
-    where project_id = p_project_id and origin = 'rest' and not private.has_ended(status);
-    perform private.refuse('ES001', 'A run that was started by REST is still active.', v_active::text);
+    where project_id = p_project_id and origin = 'rest' and not espalier.has_ended(status);
+    perform espalier.refuse('ES001', 'A run that was started by REST is still active.', v_active::text);
   end;
-  perform private.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
+  perform espalier.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
     jsonb_build_object('app', p_app, 'label', p_label, 'origin', p_origin));
-  return private.run_row(v_run_id, v_mark);
+  return espalier.run_row(v_run_id, v_mark);
 end
 $$;
 
-create function private.add_attempt(p_run_id uuid, p_flower_run_id text, p_series_id text) returns void
+create function espalier.add_attempt(p_run_id uuid, p_flower_run_id text, p_series_id text) returns void
 language plpgsql set search_path = '' as $$
 -- Add an attempt to a run whose project is locked; one that is there already stays as it is.
 declare
@@ -110,9 +126,9 @@ declare
 begin
   select * into v_run from public.federated_runs where id = p_run_id for no key update;
   insert into public.run_attempts (run_id, attempt, flower_run_id, series_id, status, ended_at)
-  select p_run_id, 1 + coalesce((private.newest_attempt(p_run_id)).attempt, 0), p_flower_run_id, p_series_id,
-    case when private.has_ended(v_run.status) then v_run.status else 'starting' end,
-    case when private.has_ended(v_run.status) then now() end
+  select p_run_id, 1 + coalesce((espalier.newest_attempt(p_run_id)).attempt, 0), p_flower_run_id, p_series_id,
+    case when espalier.has_ended(v_run.status) then v_run.status else 'starting' end,
+    case when espalier.has_ended(v_run.status) then now() end
   on conflict (flower_run_id) do nothing;
   if not found then
     return;
@@ -121,7 +137,7 @@ begin
   where run_id = p_run_id and flower_run_id <> p_flower_run_id and status in ('starting', 'running');
   update public.federated_runs
   set series_id = coalesce(p_series_id, series_id),
-      status = case when status = any (private.allowed_from('run', 'starting')) then 'starting' else status end
+      status = case when status = any (espalier.allowed_from('run', 'starting')) then 'starting' else status end
   where id = p_run_id;
   update public.log_lines set run_id = p_run_id where run_id is null and flower_run_id = p_flower_run_id;
 end
@@ -130,16 +146,16 @@ $$;
 create function public.begin_attempt(p_run_id uuid, p_flower_run_id text, p_series_id text) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  v_project_id uuid := private.project_of_run(p_run_id);
+  v_project_id uuid := espalier.project_of_run(p_run_id);
   v_row jsonb;
 begin
-  perform private.lock_project(v_project_id);
-  perform private.add_attempt(p_run_id, p_flower_run_id, p_series_id);
+  perform espalier.lock_project(v_project_id);
+  perform espalier.add_attempt(p_run_id, p_flower_run_id, p_series_id);
   select to_jsonb(a) || jsonb_build_object('run_status', r.status) into v_row
   from public.attempt_list a join public.federated_runs r on r.id = a.run_id
   where a.flower_run_id = p_flower_run_id and a.run_id = p_run_id;
   if v_row is null then
-    perform private.refuse('ES004', format('The Flower run %s belongs to another run.', p_flower_run_id));
+    perform espalier.refuse('ES004', format('The Flower run %s belongs to another run.', p_flower_run_id));
   end if;
   return v_row;
 end
@@ -155,8 +171,8 @@ declare
   v_named text := nullif(p_config ->> 'current-run-id', '');
   v_mark bigint;
 begin
-  perform private.lock_project(p_project_id);
-  v_mark := private.last_event(p_project_id);
+  perform espalier.lock_project(p_project_id);
+  v_mark := espalier.last_event(p_project_id);
   select a.run_id, 'attempt' into v_run_id, v_adopted from public.run_attempts a where a.flower_run_id = p_flower_run_id;
   if v_run_id is null then
     select r.id, 'series' into v_run_id, v_adopted
@@ -166,8 +182,8 @@ begin
     -- Our own StartRun names its intent in current-run-id; without the name, the FAB has to do.
     select r.id, 'intent' into v_run_id, v_adopted
     from public.federated_runs r
-    where r.project_id = p_project_id and r.origin = 'rest' and not private.has_ended(r.status)
-      and (private.newest_attempt(r.id)).run_id is null
+    where r.project_id = p_project_id and r.origin = 'rest' and not espalier.has_ended(r.status)
+      and (espalier.newest_attempt(r.id)).run_id is null
       and case when v_named is null then r.fab_hash = p_fab_hash else r.id::text = v_named end
     order by r.key limit 1;
   end if;
@@ -175,49 +191,49 @@ begin
     insert into public.federated_runs (project_id, app, fab_hash, config, origin)
     values (p_project_id, p_app, p_fab_hash, p_config, 'shell')
     returning id, 'new' into v_run_id, v_adopted;
-    perform private.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
+    perform espalier.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
       jsonb_build_object('app', p_app, 'label', null, 'origin', 'shell'));
   end if;
   if v_adopted <> 'attempt' then
-    perform private.add_attempt(v_run_id, p_flower_run_id, p_series_id);
+    perform espalier.add_attempt(v_run_id, p_flower_run_id, p_series_id);
   end if;
-  return private.run_row(v_run_id, v_mark) || jsonb_build_object('adopted', v_adopted);
+  return espalier.run_row(v_run_id, v_mark) || jsonb_build_object('adopted', v_adopted);
 end
 $$;
 
 create function public.move_run(p_run_id uuid, p_status text, p_cause jsonb, p_expected jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  v_project_id uuid := private.project_of_run(p_run_id);
+  v_project_id uuid := espalier.project_of_run(p_run_id);
   v_run public.federated_runs;
   v_before text;
   v_attempt public.run_attempts;
   v_mark bigint;
 begin
-  if private.allowed_from('run', p_status) = '{}' then
-    perform private.refuse('ES006', format('No run becomes %s.', p_status));
+  if espalier.allowed_from('run', p_status) = '{}' then
+    perform espalier.refuse('ES006', format('No run becomes %s.', p_status));
   end if;
-  perform private.lock_project(v_project_id);
-  v_mark := private.last_event(v_project_id);
+  perform espalier.lock_project(v_project_id);
+  v_mark := espalier.last_event(v_project_id);
   select status into v_before from public.federated_runs where id = p_run_id for no key update;
   update public.federated_runs set status = p_status
-  where id = p_run_id and status = any (private.allowed_from('run', p_status))
+  where id = p_run_id and status = any (espalier.allowed_from('run', p_status))
     and (p_expected is null or jsonb_typeof(p_expected) = 'null' or p_expected ? status)
   returning * into v_run;
   if not found then
     return null;
   end if;
-  v_attempt := private.newest_attempt(p_run_id);
+  v_attempt := espalier.newest_attempt(p_run_id);
   if p_status = 'running' and v_before = 'paused' then
-    perform private.emit(v_project_id, 'fl.federation.resumed', p_run_id);
+    perform espalier.emit(v_project_id, 'fl.federation.resumed', p_run_id);
   elsif p_status = 'running' then
-    perform private.start_run(v_run, v_attempt.flower_run_id, now(), null);
+    perform espalier.start_run(v_run, v_attempt.flower_run_id, now(), null);
   elsif p_status = 'paused' then
-    perform private.emit(v_project_id, 'fl.federation.paused', p_run_id);
-  elsif private.has_ended(p_status) then
-    perform private.end_run(v_run, p_status, private.cause_of(p_cause), v_attempt.flower_run_id, now(), null);
+    perform espalier.emit(v_project_id, 'fl.federation.paused', p_run_id);
+  elsif espalier.has_ended(p_status) then
+    perform espalier.end_run(v_run, p_status, espalier.cause_of(p_cause), v_attempt.flower_run_id, now(), null);
   end if;
-  return private.run_row(p_run_id, v_mark);
+  return espalier.run_row(p_run_id, v_mark);
 end
 $$;
 
@@ -226,7 +242,7 @@ language plpgsql set search_path = '' as $$
 begin
   update public.run_attempts set reason = coalesce(reason, p_reason) where flower_run_id = p_flower_run_id;
   if not found then
-    perform private.refuse('ES005', format('There is no attempt %s.', p_flower_run_id));
+    perform espalier.refuse('ES005', format('There is no attempt %s.', p_flower_run_id));
   end if;
   return 'null';
 end

@@ -1,13 +1,6 @@
 -- The journal's projection: one function a kind of record, and the two that drive them.
 
-create function private.node_of(p_project_id uuid, p_flower_node_id text) returns uuid
-language sql stable set search_path = '' as $$
-  -- A removed node's Flower id is found only where no node of today has it.
-  select id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id
-  order by (status = 'removed'), key desc limit 1
-$$;
-
-create function private.put_metrics(
+create function espalier.put_metrics(
   p_run public.federated_runs, p_round integer, p_scope text, p_node_id uuid, p_flower_node_id text, p_metrics jsonb, p_at timestamptz
 ) returns void
 language sql set search_path = '' as $$
@@ -18,23 +11,23 @@ language sql set search_path = '' as $$
   on conflict (run_id, round, scope, flower_node_id, name) do update set value = excluded.value, at = excluded.at
 $$;
 
-create function private.apply_run_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_run_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 begin
   update public.federated_runs
   set opened = r - array['seq', 'at', 'kind', 'attempt'], num_rounds = (r ->> 'num_rounds')::integer,
       status = case when status in ('pending', 'starting', 'paused') then 'running' else status end
   where id = p_run.id;
-  perform private.add_attempt(p_run.id, r ->> 'attempt', p_run.series_id);
-  perform private.start_run(p_run, r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
+  perform espalier.add_attempt(p_run.id, r ->> 'attempt', p_run.series_id);
+  perform espalier.start_run(p_run, r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
 end
 $$;
 
-create function private.apply_round_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_round_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_round integer := (r ->> 'round')::integer;
-  v_nodes jsonb := private.as_array(r -> 'nodes');
+  v_nodes jsonb := espalier.as_array(r -> 'nodes');
 begin
   insert into public.rounds as o (run_id, round, attempt, nodes, needed, expected, opened_at)
   values (p_run.id, v_round, r ->> 'attempt', v_nodes, (r ->> 'needed')::integer, jsonb_array_length(v_nodes), p_at)
@@ -43,32 +36,32 @@ begin
         opened_at = excluded.opened_at, closed_at = null, tries = o.tries + 1
     where o.status <> 'closed';
   if not found then
-    perform private.refuse('ES006', format('Round %s is closed.', v_round));
+    perform espalier.refuse('ES006', format('Round %s is closed.', v_round));
   end if;
   -- What a try before this one left: nodes that are not asked again will not answer; their numbers do not count.
   delete from public.metrics where run_id = p_run.id and round = v_round;
   update public.node_updates set status = 'lost' where run_id = p_run.id and round = v_round and status = 'sent';
   insert into public.node_updates as u (run_id, round, node_id, flower_node_id, attempt, at)
-  select p_run.id, v_round, private.node_of(p_run.project_id, n.id), n.id, r ->> 'attempt', p_at
+  select p_run.id, v_round, espalier.node_of(p_run.project_id, n.id), n.id, r ->> 'attempt', p_at
   from jsonb_array_elements_text(v_nodes) as n (id)
   on conflict (run_id, round, flower_node_id, kind, wave) do update
     set status = 'sent', node_id = excluded.node_id, attempt = excluded.attempt, at = excluded.at, tries = u.tries + 1,
         message_id = null, counted_in_round = null, num_examples = null, metrics = '{}', bytes_down = null, bytes_up = null,
         timings = '{}', facts = '{}', cause = null;
-  perform private.emit(p_run.project_id, 'fl.round.started', p_run.id, null, v_round,
+  perform espalier.emit(p_run.project_id, 'fl.round.started', p_run.id, null, v_round,
     jsonb_build_object('nodes', v_nodes, 'needed', r -> 'needed'), p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
 end
 $$;
 
-create function private.apply_update(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_update(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_round integer := (r ->> 'round')::integer;
-  v_node_id uuid := private.node_of(p_run.project_id, r ->> 'node_id');
-  v_cause jsonb := private.cause_of(r -> 'cause');
+  v_node_id uuid := espalier.node_of(p_run.project_id, r ->> 'node_id');
+  v_cause jsonb := espalier.cause_of(r -> 'cause');
 begin
   if r ->> 'status' = 'sent' then
-    perform private.refuse('ES006', 'An update record says what became of the message.');
+    perform espalier.refuse('ES006', 'An update record says what became of the message.');
   end if;
   insert into public.rounds (run_id, round, attempt, opened_at) values (p_run.id, v_round, r ->> 'attempt', p_at)
   on conflict (run_id, round) do nothing;
@@ -79,8 +72,8 @@ begin
     p_run.id, v_round, v_node_id, r ->> 'node_id', coalesce(r ->> 'update_kind', 'train'), coalesce((r ->> 'wave')::integer, 0),
     r ->> 'status', r ->> 'attempt', r ->> 'message_id',
     case when r ->> 'status' = 'counted' then coalesce((r ->> 'counted_in_round')::integer, v_round) end, (r ->> 'num_examples')::bigint,
-    private.or_empty(r -> 'metrics'), (r ->> 'bytes_down')::bigint, (r ->> 'bytes_up')::bigint,
-    private.or_empty(r -> 'timings'), private.or_empty(r -> 'facts'), v_cause, p_at)
+    espalier.or_empty(r -> 'metrics'), (r ->> 'bytes_down')::bigint, (r ->> 'bytes_up')::bigint,
+    espalier.or_empty(r -> 'timings'), espalier.or_empty(r -> 'facts'), v_cause, p_at)
   on conflict (run_id, round, flower_node_id, kind, wave) do update
     set node_id = excluded.node_id, status = excluded.status, attempt = excluded.attempt, message_id = excluded.message_id,
         counted_in_round = excluded.counted_in_round, num_examples = excluded.num_examples, metrics = excluded.metrics,
@@ -90,32 +83,32 @@ begin
     where u.status <> 'counted' or (u.attempt is distinct from excluded.attempt and exists (
       select 1 from public.rounds o where o.run_id = u.run_id and o.round = u.round and o.status <> 'closed'));
   if not found then
-    perform private.refuse('ES006', format('The update of node %s in round %s counted already.', r ->> 'node_id', v_round));
+    perform espalier.refuse('ES006', format('The update of node %s in round %s counted already.', r ->> 'node_id', v_round));
   end if;
-  perform private.put_metrics(p_run, v_round, 'node', v_node_id, r ->> 'node_id', private.or_empty(r -> 'metrics'), p_at);
+  perform espalier.put_metrics(p_run, v_round, 'node', v_node_id, r ->> 'node_id', espalier.or_empty(r -> 'metrics'), p_at);
   if r ->> 'status' <> 'counted' then
-    perform private.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
+    perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
       jsonb_build_object('what', 'update.' || (r ->> 'status'), 'flower_node_id', r -> 'node_id', 'type', v_cause -> 'type'),
       p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
   end if;
 end
 $$;
 
-create function private.apply_round_closed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_round_closed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_round integer := (r ->> 'round')::integer;
   v_key text := p_run.id || ':journal:' || (r ->> 'seq');
 begin
   if jsonb_typeof(r -> 'commit') is distinct from 'object' then
-    perform private.refuse('ES006', format('Round %s is not closed without its commit.', v_round));
+    perform espalier.refuse('ES006', format('Round %s is not closed without its commit.', v_round));
   end if;
   insert into public.rounds as o (
     run_id, round, status, attempt, expected, counted, num_examples, metrics, server_metrics, seconds, aggregate_s,
     bytes_down, bytes_up, commit, opened_at, closed_at)
   values (
     p_run.id, v_round, 'closed', r ->> 'attempt', (r ->> 'expected')::integer, (r ->> 'counted')::integer, (r ->> 'num_examples')::bigint,
-    private.or_empty(r -> 'metrics'), private.or_empty(r -> 'server_metrics'), (r ->> 'seconds')::double precision,
+    espalier.or_empty(r -> 'metrics'), espalier.or_empty(r -> 'server_metrics'), (r ->> 'seconds')::double precision,
     (r ->> 'aggregate_s')::double precision, (r ->> 'bytes_down')::bigint, (r ->> 'bytes_up')::bigint, r -> 'commit', p_at, p_at)
   on conflict (run_id, round) do update
     set status = 'closed', attempt = excluded.attempt, expected = coalesce(excluded.expected, o.expected), counted = excluded.counted,
@@ -124,19 +117,19 @@ begin
         bytes_up = excluded.bytes_up, commit = excluded.commit, closed_at = excluded.closed_at
     where o.status <> 'closed';
   if not found then
-    perform private.refuse('ES006', format('Round %s is closed already.', v_round));
+    perform espalier.refuse('ES006', format('Round %s is closed already.', v_round));
   end if;
-  perform private.put_metrics(p_run, v_round, 'clients', null, null, private.or_empty(r -> 'metrics'), p_at);
-  perform private.put_metrics(p_run, v_round, 'server', null, null, private.or_empty(r -> 'server_metrics'), p_at);
-  perform private.emit(p_run.project_id, 'fl.aggregate.completed', p_run.id, null, v_round,
+  perform espalier.put_metrics(p_run, v_round, 'clients', null, null, espalier.or_empty(r -> 'metrics'), p_at);
+  perform espalier.put_metrics(p_run, v_round, 'server', null, null, espalier.or_empty(r -> 'server_metrics'), p_at);
+  perform espalier.emit(p_run.project_id, 'fl.aggregate.completed', p_run.id, null, v_round,
     jsonb_build_object('aggregate_s', r -> 'aggregate_s', 'sha256', r -> 'commit' -> 'sha256'), p_at, (r ->> 'seq')::bigint, v_key || ':aggregate');
-  perform private.emit(p_run.project_id, 'fl.round.completed', p_run.id, null, v_round,
+  perform espalier.emit(p_run.project_id, 'fl.round.completed', p_run.id, null, v_round,
     jsonb_build_object('counted', r -> 'counted', 'expected', r -> 'expected', 'seconds', r -> 'seconds',
-      'metrics', private.or_empty(r -> 'metrics') || private.or_empty(r -> 'server_metrics')), p_at, (r ->> 'seq')::bigint, v_key);
+      'metrics', espalier.or_empty(r -> 'metrics') || espalier.or_empty(r -> 'server_metrics')), p_at, (r ->> 'seq')::bigint, v_key);
 end
 $$;
 
-create function private.apply_artifact(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_artifact(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language sql set search_path = '' as $$
   insert into public.artifacts (id, project_id, run_id, name, role, uri, sha256, size_bytes, format, round, parents, created_at)
   values (md5(p_run.id || ':' || (r ->> 'path'))::uuid, p_run.project_id, p_run.id, r ->> 'name', r ->> 'role', r ->> 'path', r ->> 'sha256',
@@ -146,66 +139,66 @@ language sql set search_path = '' as $$
         format = excluded.format, round = excluded.round, parents = excluded.parents, created_at = excluded.created_at
 $$;
 
-create function private.apply_pause(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_pause(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_paused boolean := r ->> 'kind' = 'run.paused';
 begin
   update public.federated_runs set status = case when v_paused then 'paused' else 'running' end
   where id = p_run.id and status = case when v_paused then 'running' else 'paused' end;
-  perform private.emit(p_run.project_id, case when v_paused then 'fl.federation.paused' else 'fl.federation.resumed' end, p_run.id, null, null,
+  perform espalier.emit(p_run.project_id, case when v_paused then 'fl.federation.paused' else 'fl.federation.resumed' end, p_run.id, null, null,
     jsonb_build_object('after_round', r -> 'after_round'), p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
 end
 $$;
 
-create function private.apply_run_closed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_run_closed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_run public.federated_runs;
   v_attempt public.run_attempts;
 begin
-  if not coalesce(private.has_ended(r ->> 'status'), false) then
-    perform private.refuse('ES006', format('%s is no end of a run.', r ->> 'status'));
+  if not coalesce(espalier.has_ended(r ->> 'status'), false) then
+    perform espalier.refuse('ES006', format('%s is no end of a run.', r ->> 'status'));
   end if;
   select * into v_run from public.federated_runs where id = p_run.id;
-  v_attempt := private.newest_attempt(p_run.id);
+  v_attempt := espalier.newest_attempt(p_run.id);
   if v_attempt.flower_run_id is distinct from (r ->> 'attempt') and v_attempt.flower_run_id is not null and exists (
     select 1 from public.run_attempts where run_id = p_run.id and flower_run_id = r ->> 'attempt') then
     -- A later attempt goes on with the run: this end is its attempt's alone.
     update public.run_attempts set status = r ->> 'status', ended_at = p_at where flower_run_id = r ->> 'attempt';
   elsif v_run.status = r ->> 'status' then
     -- Concluded by the server before this line was read (or this is a replay): the journal knows the cause better.
-    update public.federated_runs set cause = coalesce(private.cause_of(r -> 'cause'), cause) where id = p_run.id;
-    perform private.emit_end(v_run, v_run.status, private.cause_of(r -> 'cause'), r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
+    perform espalier.put_cause(v_run, espalier.cause_of(r -> 'cause'));
+    perform espalier.emit_end(v_run, v_run.status, espalier.cause_of(r -> 'cause'), r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
   else
-    perform private.end_run(v_run, r ->> 'status', private.cause_of(r -> 'cause'), r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
+    perform espalier.end_run(v_run, r ->> 'status', espalier.cause_of(r -> 'cause'), r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
   end if;
 end
 $$;
 
-create function private.apply_record(p_run public.federated_runs, r jsonb) returns void
+create function espalier.apply_record(p_run public.federated_runs, r jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
-  v_at timestamptz := private.as_time(r ->> 'at');
+  v_at timestamptz := espalier.as_time(r ->> 'at');
 begin
   if v_at is null then
-    perform private.refuse('ES006', 'at is no time.');
+    perform espalier.refuse('ES006', 'at is no time.');
   end if;
   case r ->> 'kind'
-    when 'run.opened' then perform private.apply_run_opened(p_run, r, v_at);
-    when 'round.opened' then perform private.apply_round_opened(p_run, r, v_at);
-    when 'update' then perform private.apply_update(p_run, r, v_at);
-    when 'round.closed' then perform private.apply_round_closed(p_run, r, v_at);
-    when 'artifact' then perform private.apply_artifact(p_run, r, v_at);
-    when 'run.paused' then perform private.apply_pause(p_run, r, v_at);
-    when 'run.resumed' then perform private.apply_pause(p_run, r, v_at);
-    when 'run.closed' then perform private.apply_run_closed(p_run, r, v_at);
-    else perform private.refuse('ES006', format('The kind %s is unknown.', coalesce(r ->> 'kind', 'null')));
+    when 'run.opened' then perform espalier.apply_run_opened(p_run, r, v_at);
+    when 'round.opened' then perform espalier.apply_round_opened(p_run, r, v_at);
+    when 'update' then perform espalier.apply_update(p_run, r, v_at);
+    when 'round.closed' then perform espalier.apply_round_closed(p_run, r, v_at);
+    when 'artifact' then perform espalier.apply_artifact(p_run, r, v_at);
+    when 'run.paused' then perform espalier.apply_pause(p_run, r, v_at);
+    when 'run.resumed' then perform espalier.apply_pause(p_run, r, v_at);
+    when 'run.closed' then perform espalier.apply_run_closed(p_run, r, v_at);
+    else perform espalier.refuse('ES006', format('The kind %s is unknown.', coalesce(r ->> 'kind', 'null')));
   end case;
 end
 $$;
 
-create function private.apply_records(
+create function espalier.apply_records(
   p_run public.federated_runs, p_records jsonb, p_careful boolean, out o_seq bigint, out o_refused integer
 )
 language plpgsql set search_path = '' as $$
@@ -226,19 +219,19 @@ begin
       v_why := 'It has no seq.';
     elsif p_careful then
       begin
-        perform private.apply_record(p_run, v_record);
+        perform espalier.apply_record(p_run, v_record);
       exception when others then
-        if not private.is_about_the_data(sqlstate) then
+        if not espalier.is_about_the_data(sqlstate) then
           raise;
         end if;
         v_why := sqlerrm;
       end;
     else
-      perform private.apply_record(p_run, v_record);
+      perform espalier.apply_record(p_run, v_record);
     end if;
     if v_why is not null then
       o_refused := o_refused + 1;
-      perform private.emit(p_run.project_id, 'fl.client.warned', p_run.id, null, null,
+      perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, null, null,
         jsonb_build_object('what', 'journal.refused', 'seq', v_seq, 'kind', case when v_seq is not null then v_record -> 'kind' end, 'why', v_why),
         now(), v_seq, p_run.id || ':refused:' || coalesce(v_seq::text, md5(v_record::text)));
     end if;
@@ -255,25 +248,25 @@ declare
   v_refused integer;
   v_mark bigint;
 begin
-  perform private.lock_project(private.project_of_run(p_run_id));
+  perform espalier.lock_project(espalier.project_of_run(p_run_id));
   select * into v_run from public.federated_runs where id = p_run_id for no key update;
-  v_mark := private.last_event(v_run.project_id);
+  v_mark := espalier.last_event(v_run.project_id);
   begin
-    select * into v_seq, v_refused from private.apply_records(v_run, p_records, false);
+    select * into v_seq, v_refused from espalier.apply_records(v_run, p_records, false);
   exception when others then
     -- Almost no batch holds a bad record: subtransactions are paid for only when one does.
-    if not private.is_about_the_data(sqlstate) then
+    if not espalier.is_about_the_data(sqlstate) then
       raise;
     end if;
-    select * into v_seq, v_refused from private.apply_records(v_run, p_records, true);
+    select * into v_seq, v_refused from espalier.apply_records(v_run, p_records, true);
   end;
   update public.federated_runs
   set journal_seq = v_seq, journal_offset = greatest(journal_offset, p_end_offset)
   where id = p_run_id;
-  perform private.fail_open_rounds(p_run_id);
+  perform espalier.fail_open_rounds(p_run_id);
   return (
     select jsonb_build_object('journal_seq', journal_seq, 'journal_offset', journal_offset, 'status', status,
-      'refused', v_refused, 'events', private.events_since(project_id, v_mark))
+      'refused', v_refused, 'events', espalier.events_since(project_id, v_mark))
     from public.federated_runs where id = p_run_id
   );
 end
@@ -282,7 +275,7 @@ $$;
 create function public.forget_projection(p_run_id uuid) returns jsonb
 language plpgsql set search_path = '' as $$
 begin
-  perform private.lock_project(private.project_of_run(p_run_id));
+  perform espalier.lock_project(espalier.project_of_run(p_run_id));
   update public.federated_runs set journal_seq = 0, journal_offset = 0 where id = p_run_id;
   delete from public.rounds where run_id = p_run_id;
   -- A promoted artifact is a model's: the replay writes it again under the same id.

@@ -1,16 +1,16 @@
 -- Log lines: tails of files on the coordinator, and what sites forward.
 
-create function private.log_line(p_line jsonb, out o_at timestamptz, out o_level text, out o_text text)
+create function espalier.log_line(p_line jsonb, out o_at timestamptz, out o_level text, out o_text text)
 language sql stable set search_path = '' as $$
   -- Read a line as leniently as a log has to be read: no time is now, an unknown level is info, 16,384 characters are enough.
-  select coalesce(private.as_time(p_line ->> 'at'), now()),
+  select coalesce(espalier.as_time(p_line ->> 'at'), now()),
     case lower(p_line ->> 'level')
       when 'debug' then 'debug' when 'warning' then 'warning' when 'warn' then 'warning' when 'error' then 'error'
       when 'critical' then 'critical' when 'fatal' then 'critical' else 'info' end,
     left(coalesce(p_line ->> 'text', p_line #>> '{}', ''), 16384)
 $$;
 
-create function private.add_log_lines(
+create function espalier.add_log_lines(
   p_run_id uuid, p_node_id uuid, p_flower_run_id text, p_stream text, p_source text, p_message_id text, p_lines jsonb, p_log_lines_per_run integer
 ) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -32,7 +32,7 @@ begin
     select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, l.line ->> 'source'), f.o_level, f.o_text,
       p_message_id, f.o_at
     from jsonb_array_elements(p_lines) with ordinality as l (line, place)
-    cross join lateral private.log_line(l.line) as f
+    cross join lateral espalier.log_line(l.line) as f
     left join public.nodes n on p_node_id is null and n.id::text = l.line ->> 'node_id'
     where p_run_id is null or l.place <= v_room
     order by l.place
@@ -60,7 +60,7 @@ declare
   v_lines jsonb;
 begin
   if p_stream = '' or p_end < p_start then
-    perform private.refuse('ES006', 'A stream has a name, and its end is not before its start.');
+    perform espalier.refuse('ES006', 'A stream has a name, and its end is not before its start.');
   end if;
   -- An upsert that changes nothing: it makes the row, locks it, and finds it by its index also where run_id is null.
   insert into public.log_tails as t (run_id, stream) values (p_run_id, p_stream)
@@ -69,7 +69,7 @@ begin
   if v_offset <> p_start then
     return jsonb_build_object('applied', false, 'offset', v_offset, 'lines', jsonb_build_array());
   end if;
-  v_lines := private.add_log_lines(p_run_id, null, null, p_stream, null, null, p_lines, p_log_lines_per_run);
+  v_lines := espalier.add_log_lines(p_run_id, null, null, p_stream, null, null, p_lines, p_log_lines_per_run);
   insert into public.log_tails as t (run_id, stream) values (p_run_id, p_stream)
   on conflict (run_id, stream) do update set end_offset = p_end, lines = t.lines + jsonb_array_length(p_lines);
   return jsonb_build_object('applied', true, 'offset', p_end, 'lines', v_lines);

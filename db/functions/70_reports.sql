@@ -1,6 +1,6 @@
 -- Reports: what client servers say of their site, spooled there until it is acknowledged here.
 
-create function private.report_session(p_node public.nodes, d jsonb) returns void
+create function espalier.report_session(p_node public.nodes, d jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_id uuid := (d ->> 'session_id')::uuid;
@@ -9,19 +9,19 @@ declare
   v_session public.node_sessions;
 begin
   if v_id is null or v_status is null then
-    perform private.refuse('ES006', 'A session line has session_id and status.');
+    perform espalier.refuse('ES006', 'A session line has session_id and status.');
   end if;
   select * into v_session from public.node_sessions where id = v_id for no key update;
   if v_session.node_id <> p_node.id or v_session.kind <> 'supernode' then
-    perform private.refuse('ES006', 'The session is another node''s.');
-  elsif v_session.status <> v_status and not v_session.status = any (private.allowed_from('session', v_status)) then
-    perform private.refuse('ES004', format('A session that is %s does not become %s.', v_session.status, v_status));
+    perform espalier.refuse('ES006', 'The session is another node''s.');
+  elsif v_session.status <> v_status and not v_session.status = any (espalier.allowed_from('session', v_status)) then
+    perform espalier.refuse('ES004', format('A session that is %s does not become %s.', v_session.status, v_status));
   end if;
   if v_open and v_session.id is null then
-    perform private.supersede_sessions(p_node.id, 'supernode', v_id);
+    perform espalier.supersede_sessions(p_node.id, 'supernode', v_id);
   end if;
   insert into public.node_sessions as s (id, node_id, kind, status, pid, flower_node_id, runtime_config, reason, last_lines, ended_at)
-  values (v_id, p_node.id, 'supernode', v_status, (d ->> 'pid')::integer, d ->> 'flower_node_id', private.or_empty(d -> 'runtime_config'),
+  values (v_id, p_node.id, 'supernode', v_status, (d ->> 'pid')::integer, d ->> 'flower_node_id', espalier.or_empty(d -> 'runtime_config'),
     d ->> 'reason', coalesce(nullif(d -> 'last_lines', 'null'), '[]'), case when not v_open then now() end)
   on conflict (id) do update
     set status = excluded.status, pid = coalesce(excluded.pid, s.pid), flower_node_id = coalesce(excluded.flower_node_id, s.flower_node_id),
@@ -34,24 +34,24 @@ begin
   where id = p_node.id and d ->> 'flower_node_id' is not null
     and (flower_node_id is null or d -> 'runtime_config' -> 'insecure' = 'true');
   if v_status = 'running' then
-    perform private.move_node(p_node.id, 'online', null);
+    perform espalier.move_node(p_node.id, 'online', null);
   elsif not exists (
     select 1 from public.node_sessions
     where node_id = p_node.id and kind = 'supernode' and status = 'running'
   ) and (select status = 'online' from public.nodes where id = p_node.id) then
-    perform private.move_node(p_node.id, 'offline', coalesce(d ->> 'reason', 'SuperNode ' || v_status),
+    perform espalier.move_node(p_node.id, 'offline', coalesce(d ->> 'reason', 'SuperNode ' || v_status),
       jsonb_build_object('session_id', v_id));
   end if;
 end
 $$;
 
-create function private.report_inventory(p_node public.nodes, d jsonb) returns void
+create function espalier.report_inventory(p_node public.nodes, d jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_twin record;
 begin
   update public.nodes
-  set hardware = private.or_empty(d -> 'hardware'), datasets = coalesce(nullif(d -> 'datasets', 'null'), '[]')
+  set hardware = espalier.or_empty(d -> 'hardware'), datasets = coalesce(nullif(d -> 'datasets', 'null'), '[]')
   where id = p_node.id;
   for v_twin in
     select distinct n.id, n.external_id, s ->> 'id' as dataset_id
@@ -60,7 +60,7 @@ begin
       and n.datasets @> jsonb_build_array(jsonb_build_object('id', s -> 'id'))
     where s ->> 'id' is not null
   loop
-    perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
+    perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
       jsonb_build_object('what', 'dataset.duplicate', 'dataset_id', v_twin.dataset_id,
         'nodes', jsonb_build_array(p_node.external_id, v_twin.external_id)), now(), null,
       'dataset:' || v_twin.dataset_id || ':' || least(p_node.id, v_twin.id) || ':' || greatest(p_node.id, v_twin.id));
@@ -68,39 +68,39 @@ begin
 end
 $$;
 
-create function private.run_of(p_project_id uuid, p_flower_run_id text) returns uuid
+create function espalier.run_of(p_project_id uuid, p_flower_run_id text) returns uuid
 language sql stable set search_path = '' as $$
   select r.id from public.run_attempts a join public.federated_runs r on r.id = a.run_id
   where a.flower_run_id = p_flower_run_id and r.project_id = p_project_id
 $$;
 
-create function private.report_log(p_node public.nodes, d jsonb, p_log_lines_per_run integer) returns jsonb
+create function espalier.report_log(p_node public.nodes, d jsonb, p_log_lines_per_run integer) returns jsonb
 language plpgsql set search_path = '' as $$
 begin
   if coalesce(d ->> 'source', '') not in ('clientapp', 'supernode') or jsonb_typeof(d -> 'lines') is distinct from 'array' then
-    perform private.refuse('ES006', 'A log line has source clientapp or supernode, and lines.');
+    perform espalier.refuse('ES006', 'A log line has source clientapp or supernode, and lines.');
   end if;
-  return private.add_log_lines(private.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, d ->> 'flower_run_id',
+  return espalier.add_log_lines(espalier.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, d ->> 'flower_run_id',
     'node:' || p_node.id || ':' || (d ->> 'source'), d ->> 'source', d ->> 'message_id', d -> 'lines', p_log_lines_per_run);
 end
 $$;
 
-create function private.report_clientapp(p_node public.nodes, d jsonb) returns void
+create function espalier.report_clientapp(p_node public.nodes, d jsonb) returns void
 language plpgsql set search_path = '' as $$
 begin
   if d ->> 'event' is null or d ->> 'event' not in ('message.started', 'message.ended', 'clientapp.died', 'message.cancelled') then
-    perform private.refuse('ES006', format('The event %s is unknown.', coalesce(d ->> 'event', 'null')));
+    perform espalier.refuse('ES006', format('The event %s is unknown.', coalesce(d ->> 'event', 'null')));
   end if;
   update public.nodes set activity = d where id = p_node.id;
   if d ->> 'event' in ('clientapp.died', 'message.cancelled') then
-    perform private.emit(p_node.project_id, 'fl.client.warned', private.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, null,
+    perform espalier.emit(p_node.project_id, 'fl.client.warned', espalier.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, null,
       jsonb_build_object('what', d -> 'event', 'flower_run_id', d -> 'flower_run_id', 'message_id', d -> 'message_id',
         'rc', d -> 'rc', 'signal', d -> 'signal', 'reason', d -> 'reason'));
   end if;
 end
 $$;
 
-create function private.apply_report(p_node public.nodes, p_line jsonb, p_log_lines_per_run integer) returns jsonb
+create function espalier.apply_report(p_node public.nodes, p_line jsonb, p_log_lines_per_run integer) returns jsonb
 language plpgsql set search_path = '' as $$
 -- Apply a line of known seq and give the log rows that it added.
 declare
@@ -108,27 +108,27 @@ declare
   v_kind text := coalesce(p_line ->> 'kind', 'null');
 begin
   if jsonb_typeof(d) is distinct from 'object' then
-    perform private.refuse('ES006', 'data is no object.');
+    perform espalier.refuse('ES006', 'data is no object.');
   end if;
   case v_kind
-    when 'session' then perform private.report_session(p_node, d);
-    when 'inventory' then perform private.report_inventory(p_node, d);
-    when 'log' then return private.report_log(p_node, d, p_log_lines_per_run);
-    when 'clientapp' then perform private.report_clientapp(p_node, d);
+    when 'session' then perform espalier.report_session(p_node, d);
+    when 'inventory' then perform espalier.report_inventory(p_node, d);
+    when 'log' then return espalier.report_log(p_node, d, p_log_lines_per_run);
+    when 'clientapp' then perform espalier.report_clientapp(p_node, d);
     when 'dropped' then
-      perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null, jsonb_build_object('what', 'spool.dropped') || d);
-    else perform private.refuse('ES006', format('The kind %s is unknown.', v_kind));
+      perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null, jsonb_build_object('what', 'spool.dropped') || d);
+    else perform espalier.refuse('ES006', format('The kind %s is unknown.', v_kind));
   end case;
   return '[]';
 end
 $$;
 
-create function private.apply_reports(
+create function espalier.apply_reports(
   p_node public.nodes, p_spool public.report_spools, p_lines jsonb, p_log_lines_per_run integer, p_careful boolean,
   out o_seq bigint, out o_refused integer, out o_lines jsonb
 )
 language plpgsql set search_path = '' as $$
--- Apply lines from applied_seq + 1 on, up to the first gap. careful: as in private.apply_records.
+-- Apply lines from applied_seq + 1 on, up to the first gap. careful: as in espalier.apply_records.
 declare
   v_line jsonb;
   v_seq bigint;
@@ -144,25 +144,25 @@ begin
     if v_seq is null then
       v_why := 'It has no seq.';
     elsif v_seq > o_seq + 1 then
-      perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
+      perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
         jsonb_build_object('what', 'report.gap', 'spool_id', p_spool.spool_id, 'expected', o_seq + 1, 'seq', v_seq), now(), null,
         p_node.id || ':gap:' || p_spool.spool_id || ':' || (o_seq + 1));
       return;
     elsif p_careful then
       begin
-        o_lines := o_lines || private.apply_report(p_node, v_line, p_log_lines_per_run);
+        o_lines := o_lines || espalier.apply_report(p_node, v_line, p_log_lines_per_run);
       exception when others then
-        if not private.is_about_the_data(sqlstate) then
+        if not espalier.is_about_the_data(sqlstate) then
           raise;
         end if;
         v_why := sqlerrm;
       end;
     else
-      o_lines := o_lines || private.apply_report(p_node, v_line, p_log_lines_per_run);
+      o_lines := o_lines || espalier.apply_report(p_node, v_line, p_log_lines_per_run);
     end if;
     if v_why is not null then
       o_refused := o_refused + 1;
-      perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
+      perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
         jsonb_build_object('what', 'report.refused', 'seq', v_seq, 'kind', case when v_seq is not null then v_line -> 'kind' end, 'why', v_why),
         now(), null, p_node.id || ':refused:' || p_spool.spool_id || ':' || coalesce(v_seq::text, md5(v_line::text)));
     end if;
@@ -181,28 +181,28 @@ declare
 begin
   select * into v_node from public.nodes where id = p_node_id;
   if not found then
-    perform private.refuse('ES005', format('There is no node %s.', p_node_id));
+    perform espalier.refuse('ES005', format('There is no node %s.', p_node_id));
   end if;
-  perform private.lock_project(v_node.project_id);
-  v_mark := private.last_event(v_node.project_id);
+  perform espalier.lock_project(v_node.project_id);
+  v_mark := espalier.last_event(v_node.project_id);
   select * into v_node from public.nodes where id = p_node_id for no key update;
   if v_node.status = 'removed' then
-    perform private.refuse('ES004', format('The node %s was removed.', v_node.external_id));
+    perform espalier.refuse('ES004', format('The node %s was removed.', v_node.external_id));
   end if;
   insert into public.report_spools (node_id, spool_id) values (p_node_id, p_spool_id) on conflict (node_id, spool_id) do nothing;
   select * into v_spool from public.report_spools where node_id = p_node_id and spool_id = p_spool_id for update;
   begin
-    select * into v_done from private.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, false);
+    select * into v_done from espalier.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, false);
   exception when others then
-    if not private.is_about_the_data(sqlstate) then
+    if not espalier.is_about_the_data(sqlstate) then
       raise;
     end if;
-    select * into v_done from private.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, true);
+    select * into v_done from espalier.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, true);
   end;
   update public.report_spools
   set applied_seq = v_done.o_seq, refused = refused + v_done.o_refused, updated_at = now()
   where node_id = p_node_id and spool_id = p_spool_id;
   return jsonb_build_object('applied_seq', v_done.o_seq, 'refused', v_done.o_refused, 'lines', v_done.o_lines,
-    'events', private.events_since(v_node.project_id, v_mark));
+    'events', espalier.events_since(v_node.project_id, v_mark));
 end
 $$;

@@ -2,8 +2,8 @@
 
 -- Projects, who belongs to them, who runs them, and who may speak to them.
 
-create schema if not exists private;
-comment on schema private is 'Helpers of Espalier''s functions; never exposed by an API.';
+create schema if not exists espalier;
+comment on schema espalier is 'Helpers of Espalier''s functions; never exposed by an API.';
 
 create domain public.flower_id as text
   constraint flower_id_is_uint64 check (case when value is null then true when value ~ '^[0-9]{1,20}$' then value::numeric <= 18446744073709551615 else false end);
@@ -173,7 +173,6 @@ create table public.federated_runs (
   status text not null default 'pending' constraint federated_runs_status_is_known
     check (status in ('pending', 'starting', 'running', 'paused', 'stopping', 'completed', 'failed', 'stopped')),
   series_id public.flower_id,
-  cause jsonb,
   opened jsonb constraint federated_runs_opened_is_object check (jsonb_typeof(opened) = 'object'),
   num_rounds integer,
   journal_seq bigint not null default 0,
@@ -196,6 +195,16 @@ comment on column public.federated_runs.status is '
 comment on column public.federated_runs.opened is 'What the newest run.opened record says: workload, strategy, model, config, …';
 comment on column public.federated_runs.journal_seq is 'Records up to here are in the rows below; the journal is the truth, they are its projection.';
 alter table public.federated_runs enable row level security;
+
+create table public.run_causes (
+  run_id uuid primary key references public.federated_runs on delete cascade,
+  node_id uuid references public.nodes on delete set null,
+  cause jsonb not null constraint run_causes_cause_is_object check (jsonb_typeof(cause) = 'object'),
+  created_at timestamptz not null default now()
+);
+create index run_causes_node_id on public.run_causes (node_id);
+comment on table public.run_causes is 'Why a run failed. A table of its own: its last lines are for the coordinator and the node they come from alone.';
+alter table public.run_causes enable row level security;
 
 create table public.run_attempts (
   key bigint generated always as identity primary key,
@@ -356,7 +365,7 @@ create index events_project_id on public.events (project_id, key);
 create index events_run_id on public.events (run_id, key);
 create index events_node_id on public.events (node_id, key);
 create unique index events_once on public.events (project_id, dedupe_key) where dedupe_key is not null;
-comment on table public.events is 'The outbox. Keys grow in the order of commit within a project (private.lock_project), so a reader that asks for keys after the last one misses none.';
+comment on table public.events is 'The outbox. Keys grow in the order of commit within a project (espalier.lock_project), so a reader that asks for keys after the last one misses none.';
 comment on column public.events.journal_seq is 'The journal record that it comes from; null for what the server or a site said.';
 comment on column public.events.dedupe_key is 'What makes it the same event when it is said twice.';
 alter table public.events enable row level security;
@@ -418,11 +427,12 @@ select -s.key as key, s.id, n.project_id, s.node_id, n.display_name as node_name
 from public.node_sessions s join public.nodes n on n.id = s.node_id;
 
 create view public.run_list with (security_invoker = true) as
-select -r.key as key, r.id, r.project_id, r.label, r.app, r.fab_hash, r.origin, r.status, a.reason, r.cause, r.config, r.opened,
+select -r.key as key, r.id, r.project_id, r.label, r.app, r.fab_hash, r.origin, r.status, a.reason, c.cause, r.config, r.opened,
   r.series_id, a.flower_run_id, coalesce(a.attempt, 0) as attempts, r.num_rounds, coalesce(o.rounds_done, 0) as rounds_done,
   coalesce(m.metrics, '{}') as metrics, w.warnings, r.journal_seq, r.journal_offset, r.created_at, r.started_at, r.ended_at,
   round(extract(epoch from coalesce(r.ended_at, now()) - r.started_at), 3)::double precision as seconds
 from public.federated_runs r
+left join public.run_causes c on c.run_id = r.id
 left join lateral (
   select a.attempt, a.flower_run_id, a.reason from public.run_attempts a where a.run_id = r.id order by a.attempt desc limit 1
 ) a on true
@@ -482,7 +492,7 @@ from public.invitations i;
 
 -- Helpers that more than one function needs.
 
-create function private.allowed_from(p_machine text, p_target text) returns text[]
+create function espalier.allowed_from(p_machine text, p_target text) returns text[]
 language sql immutable set search_path = '' as $$
   -- The transition tables: the diagrams in the comments of the status columns, as data.
   select coalesce(array_agg(t.source), '{}') from (values
@@ -509,12 +519,12 @@ language sql immutable set search_path = '' as $$
   where t.machine = p_machine and t.target = p_target
 $$;
 
-create function private.has_ended(p_run_status text) returns boolean
+create function espalier.has_ended(p_run_status text) returns boolean
 language sql immutable set search_path = '' as $$
   select p_run_status in ('completed', 'failed', 'stopped')
 $$;
 
-create function private.refuse(p_code text, p_message text, p_detail text default '') returns void
+create function espalier.refuse(p_code text, p_message text, p_detail text default '') returns void
 language plpgsql set search_path = '' as $$
 -- Codes: ES001 active run, ES002 invitation, ES003 node exists, ES004 stale, ES005 no such row, ES006 bad value (db/errors.py).
 begin
@@ -522,29 +532,29 @@ begin
 end
 $$;
 
-create function private.is_about_the_data(p_sqlstate text) returns boolean
+create function espalier.is_about_the_data(p_sqlstate text) returns boolean
 language sql immutable set search_path = '' as $$
   -- Errors that one record causes by what it says; anything else (disk full, deadlock, …) fails the whole call.
   select left(p_sqlstate, 2) in ('22', '23', 'ES', 'P0')
 $$;
 
-create function private.lock_project(p_project_id uuid) returns void
+create function espalier.lock_project(p_project_id uuid) returns void
 language sql set search_path = '' as $$
   -- Writers of events go one after the other, so that event keys grow in the order of commit and readers by key miss none.
   select pg_advisory_xact_lock(hashtextextended('espalier:' || p_project_id::text, 0))
 $$;
 
-create function private.last_event(p_project_id uuid) returns bigint
+create function espalier.last_event(p_project_id uuid) returns bigint
 language sql stable set search_path = '' as $$
   select coalesce(max(key), 0) from public.events where project_id = p_project_id
 $$;
 
-create function private.events_since(p_project_id uuid, p_key bigint) returns jsonb
+create function espalier.events_since(p_project_id uuid, p_key bigint) returns jsonb
 language sql stable set search_path = '' as $$
   select coalesce(jsonb_agg(to_jsonb(e) order by e.key), '[]') from public.event_list e where e.project_id = p_project_id and e.key > p_key
 $$;
 
-create function private.emit(
+create function espalier.emit(
   p_project_id uuid, p_name text, p_run_id uuid default null, p_node_id uuid default null, p_round integer default null,
   p_data jsonb default '{}', p_at timestamptz default now(), p_journal_seq bigint default null, p_dedupe_key text default null
 ) returns void
@@ -554,7 +564,7 @@ language sql set search_path = '' as $$
   on conflict (project_id, dedupe_key) where dedupe_key is not null do nothing
 $$;
 
-create function private.as_time(p_value text) returns timestamptz
+create function espalier.as_time(p_value text) returns timestamptz
 language plpgsql stable set search_path = '' as $$
 -- A time that somebody else wrote, null if it is none; without an offset it is UTC.
 begin
@@ -570,18 +580,18 @@ exception when data_exception then
 end
 $$;
 
-create function private.as_array(p_value jsonb) returns jsonb
+create function espalier.as_array(p_value jsonb) returns jsonb
 language sql immutable set search_path = '' as $$
   select case when jsonb_typeof(p_value) = 'array' then p_value else '[]' end
 $$;
 
-create function private.or_empty(p_value jsonb) returns jsonb
+create function espalier.or_empty(p_value jsonb) returns jsonb
 language sql immutable set search_path = '' as $$
   -- For a column that is an object: nothing said is {}, anything else is left to the column's check.
   select coalesce(nullif(p_value, 'null'), '{}')
 $$;
 
-create function private.cause_of(p_value jsonb) returns jsonb
+create function espalier.cause_of(p_value jsonb) returns jsonb
 language plpgsql immutable set search_path = '' as $$
 -- JSON null and a missing key alike are SQL null.
 begin
@@ -679,15 +689,15 @@ $$;
 
 -- Nodes: enrolment, heartbeats, sessions.
 
-create function private.node_row(p_node_id uuid, p_mark bigint default null) returns jsonb
+create function espalier.node_row(p_node_id uuid, p_mark bigint default null) returns jsonb
 language sql stable set search_path = '' as $$
   -- A node as node_list has it, with the events of this transaction: those after the mark, none without one.
   select to_jsonb(n) || jsonb_build_object('events',
-    case when p_mark is null then '[]' else private.events_since(n.project_id, p_mark) end)
+    case when p_mark is null then '[]' else espalier.events_since(n.project_id, p_mark) end)
   from public.node_list n where n.id = p_node_id
 $$;
 
-create function private.move_node(p_node_id uuid, p_status text, p_reason text, p_data jsonb default '{}') returns boolean
+create function espalier.move_node(p_node_id uuid, p_status text, p_reason text, p_data jsonb default '{}') returns boolean
 language plpgsql set search_path = '' as $$
 -- Move a node by its transition table and say so: joined when it comes online, dropped when it leaves.
 declare
@@ -696,14 +706,14 @@ declare
 begin
   select status, project_id into v_before, v_project_id from public.nodes where id = p_node_id for no key update;
   update public.nodes set status = p_status, reason = p_reason, status_at = now()
-  where id = p_node_id and status = any (private.allowed_from('node', p_status));
+  where id = p_node_id and status = any (espalier.allowed_from('node', p_status));
   if not found then
     return false;
   end if;
   if p_status = 'online' then
-    perform private.emit(v_project_id, 'fl.client.joined', null, p_node_id, null, p_data || jsonb_build_object('from', v_before));
+    perform espalier.emit(v_project_id, 'fl.client.joined', null, p_node_id, null, p_data || jsonb_build_object('from', v_before));
   elsif p_status = 'lost' or (v_before = 'online' and p_status in ('offline', 'removed')) then
-    perform private.emit(v_project_id, 'fl.client.dropped', null, p_node_id, null,
+    perform espalier.emit(v_project_id, 'fl.client.dropped', null, p_node_id, null,
       p_data || jsonb_build_object('from', v_before, 'to', p_status, 'reason', p_reason));
   end if;
   return true;
@@ -733,28 +743,28 @@ declare
 begin
   select * into v_invitation from public.invitations where sha256 = p_sha256 for update;
   if not found then
-    perform private.refuse('ES002', 'The invitation is unknown.', 'unknown');
+    perform espalier.refuse('ES002', 'The invitation is unknown.', 'unknown');
   elsif v_invitation.used_at is not null then
-    perform private.refuse('ES002', 'The invitation is used.', 'used');
+    perform espalier.refuse('ES002', 'The invitation is used.', 'used');
   elsif v_invitation.expires_at <= now() then
-    perform private.refuse('ES002', 'The invitation is expired.', 'expired');
+    perform espalier.refuse('ES002', 'The invitation is expired.', 'expired');
   end if;
-  perform private.lock_project(v_invitation.project_id);
-  v_mark := private.last_event(v_invitation.project_id);
+  perform espalier.lock_project(v_invitation.project_id);
+  v_mark := espalier.last_event(v_invitation.project_id);
   insert into public.nodes as n (project_id, role, external_id, display_name, public_key)
   values (v_invitation.project_id, 'participant', p_external_id, p_display_name, p_public_key)
   on conflict (project_id, external_id) do update
     set display_name = excluded.display_name, public_key = excluded.public_key, flower_node_id = null,
         status = 'enrolled', status_at = now(), reason = null, removed_at = null, last_seen_at = null, activity = null
-    where n.status = any (private.allowed_from('node', 'enrolled')) and n.role = 'participant'
+    where n.status = any (espalier.allowed_from('node', 'enrolled')) and n.role = 'participant'
   returning * into v_node;
   if not found then
-    perform private.refuse('ES003', format('A node with the external id %s is enrolled already; remove it first.', p_external_id));
+    perform espalier.refuse('ES003', format('A node with the external id %s is enrolled already; remove it first.', p_external_id));
   end if;
   update public.invitations set used_at = now(), node_id = v_node.id where id = v_invitation.id;
   insert into public.tokens (sha256, role, subject, project_id)
   values (p_token_sha256, 'node', v_node.id::text, v_node.project_id);
-  return private.node_row(v_node.id, v_mark);
+  return espalier.node_row(v_node.id, v_mark);
 end
 $$;
 
@@ -763,9 +773,9 @@ language plpgsql set search_path = '' as $$
 begin
   update public.nodes set flower_node_id = p_flower_node_id where id = p_node_id and status <> 'removed';
   if not found then
-    perform private.refuse('ES005', format('There is no node %s.', p_node_id));
+    perform espalier.refuse('ES005', format('There is no node %s.', p_node_id));
   end if;
-  return private.node_row(p_node_id);
+  return espalier.node_row(p_node_id);
 end
 $$;
 
@@ -779,16 +789,16 @@ begin
   if not found then
     return null;
   end if;
-  perform private.lock_project(v_project_id);
-  v_mark := private.last_event(v_project_id);
-  if not private.move_node(p_node_id, 'removed', 'removed') then
+  perform espalier.lock_project(v_project_id);
+  v_mark := espalier.last_event(v_project_id);
+  if not espalier.move_node(p_node_id, 'removed', 'removed') then
     return null;
   end if;
   update public.nodes set removed_at = now() where id = p_node_id;
   update public.node_sessions set status = 'lost', reason = 'node removed', status_at = now(), ended_at = now()
-  where node_id = p_node_id and status = any (private.allowed_from('session', 'lost'));
+  where node_id = p_node_id and status = any (espalier.allowed_from('session', 'lost'));
   perform public.revoke_tokens('node', p_node_id::text);
-  return private.node_row(p_node_id, v_mark);
+  return espalier.node_row(p_node_id, v_mark);
 end
 $$;
 
@@ -803,21 +813,21 @@ begin
   for v_turn in 1..2 loop
     select * into v_node from public.nodes where id = p_node_id;
     if not found then
-      perform private.refuse('ES005', format('There is no node %s.', p_node_id));
+      perform espalier.refuse('ES005', format('There is no node %s.', p_node_id));
     elsif v_node.status <> v_status and v_mark is null then
-      perform private.lock_project(v_node.project_id);
-      v_mark := private.last_event(v_node.project_id);
+      perform espalier.lock_project(v_node.project_id);
+      v_mark := espalier.last_event(v_node.project_id);
     end if;
     select * into v_node from public.nodes where id = p_node_id for no key update;
     exit when v_node.status = v_status or v_mark is not null;
   end loop;
   if v_node.status = 'removed' then
-    perform private.refuse('ES004', format('The node %s was removed.', v_node.external_id));
+    perform espalier.refuse('ES004', format('The node %s was removed.', v_node.external_id));
   end if;
-  update public.nodes set last_seen_at = now(), facts = p_facts, reported_at = private.as_time(p_facts ->> 'reported_at')
+  update public.nodes set last_seen_at = now(), facts = p_facts, reported_at = espalier.as_time(p_facts ->> 'reported_at')
   where id = p_node_id;
-  perform private.move_node(p_node_id, v_status, p_facts ->> 'supernode_state');
-  return private.node_row(p_node_id, v_mark) || jsonb_build_object('joined', v_node.status in ('enrolled', 'lost'));
+  perform espalier.move_node(p_node_id, v_status, p_facts ->> 'supernode_state');
+  return espalier.node_row(p_node_id, v_mark) || jsonb_build_object('joined', v_node.status in ('enrolled', 'lost'));
 end
 $$;
 
@@ -834,27 +844,27 @@ begin
   if not found then
     return v_rows;
   end if;
-  perform private.lock_project(p_project_id);
+  perform espalier.lock_project(p_project_id);
   for v_node_id in
     select id from public.nodes
     where project_id = p_project_id and role = 'participant' and status in ('online', 'offline')
       and last_seen_at < now() - make_interval(secs => p_silent_s)
     order by key for no key update
   loop
-    v_mark := private.last_event(p_project_id);
-    perform private.move_node(v_node_id, 'lost', 'silent', jsonb_build_object('silent_s', p_silent_s));
-    v_rows := v_rows || jsonb_build_array(private.node_row(v_node_id, v_mark));
+    v_mark := espalier.last_event(p_project_id);
+    perform espalier.move_node(v_node_id, 'lost', 'silent', jsonb_build_object('silent_s', p_silent_s));
+    v_rows := v_rows || jsonb_build_array(espalier.node_row(v_node_id, v_mark));
   end loop;
   return v_rows;
 end
 $$;
 
-create function private.supersede_sessions(p_node_id uuid, p_kind text, p_but uuid default null) returns void
+create function espalier.supersede_sessions(p_node_id uuid, p_kind text, p_but uuid default null) returns void
 language sql set search_path = '' as $$
   update public.node_sessions
   set status = 'lost', reason = coalesce(reason, 'another session began'), status_at = now(), ended_at = now()
   where node_id = p_node_id and kind = p_kind and id is distinct from p_but
-    and status = any (private.allowed_from('session', 'lost'))
+    and status = any (espalier.allowed_from('session', 'lost'))
 $$;
 
 create function public.open_session(p_node_id uuid, p_kind text, p_runtime_config jsonb) returns jsonb
@@ -864,9 +874,9 @@ declare
 begin
   perform 1 from public.nodes where id = p_node_id for no key update;
   if not found then
-    perform private.refuse('ES005', format('There is no node %s.', p_node_id));
+    perform espalier.refuse('ES005', format('There is no node %s.', p_node_id));
   end if;
-  perform private.supersede_sessions(p_node_id, p_kind);
+  perform espalier.supersede_sessions(p_node_id, p_kind);
   insert into public.node_sessions (node_id, kind, runtime_config) values (p_node_id, p_kind, p_runtime_config)
   returning id into v_id;
   return (select to_jsonb(s) from public.session_list s where s.id = v_id);
@@ -876,18 +886,18 @@ $$;
 create function public.move_session(p_session_id uuid, p_status text, p_pid integer, p_reason text, p_last_lines jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 begin
-  if private.allowed_from('session', p_status) = '{}' then
-    perform private.refuse('ES006', format('No session becomes %s.', p_status));
+  if espalier.allowed_from('session', p_status) = '{}' then
+    perform espalier.refuse('ES006', format('No session becomes %s.', p_status));
   end if;
   update public.node_sessions
   set status = p_status, status_at = now(), pid = coalesce(p_pid, pid), reason = coalesce(p_reason, reason),
       last_lines = coalesce(p_last_lines, last_lines),
       ended_at = case when p_status in ('stopped', 'exited', 'failed', 'lost') then now() end
-  where id = p_session_id and status = any (private.allowed_from('session', p_status));
+  where id = p_session_id and status = any (espalier.allowed_from('session', p_status));
   if not found then
     perform 1 from public.node_sessions where id = p_session_id;
     if not found then
-      perform private.refuse('ES005', format('There is no session %s.', p_session_id));
+      perform espalier.refuse('ES005', format('There is no session %s.', p_session_id));
     end if;
     return null;
   end if;
@@ -897,76 +907,92 @@ $$;
 
 -- Runs and their attempts.
 
-create function private.run_row(p_run_id uuid, p_mark bigint) returns jsonb
+create function espalier.run_row(p_run_id uuid, p_mark bigint) returns jsonb
 language sql stable set search_path = '' as $$
   -- A run as run_list has it, with the events of this transaction.
-  select to_jsonb(r) || jsonb_build_object('events', private.events_since(r.project_id, p_mark))
+  select to_jsonb(r) || jsonb_build_object('events', espalier.events_since(r.project_id, p_mark))
   from public.run_list r where r.id = p_run_id
 $$;
 
-create function private.project_of_run(p_run_id uuid) returns uuid
+create function espalier.project_of_run(p_run_id uuid) returns uuid
 language plpgsql stable set search_path = '' as $$
 declare
   v_project_id uuid;
 begin
   select project_id into v_project_id from public.federated_runs where id = p_run_id;
   if not found then
-    perform private.refuse('ES005', format('There is no run %s.', p_run_id));
+    perform espalier.refuse('ES005', format('There is no run %s.', p_run_id));
   end if;
   return v_project_id;
 end
 $$;
 
-create function private.newest_attempt(p_run_id uuid) returns public.run_attempts
+create function espalier.newest_attempt(p_run_id uuid) returns public.run_attempts
 language sql stable set search_path = '' as $$
   select * from public.run_attempts where run_id = p_run_id order by attempt desc limit 1
 $$;
 
-create function private.emit_once_an_attempt(
+create function espalier.emit_once_an_attempt(
   p_run public.federated_runs, p_name text, p_flower_run_id text, p_data jsonb, p_at timestamptz, p_journal_seq bigint
 ) returns void
 language sql set search_path = '' as $$
   -- The server and the journal may both say that an attempt started or ended; whoever is first is heard.
-  select private.emit(p_run.project_id, p_name, p_run.id, null, null, jsonb_build_object('attempt', p_flower_run_id) || p_data,
+  select espalier.emit(p_run.project_id, p_name, p_run.id, null, null, jsonb_build_object('attempt', p_flower_run_id) || p_data,
     p_at, p_journal_seq, p_run.id::text || ':' || p_name || ':' || coalesce(p_flower_run_id, ''))
 $$;
 
-create function private.start_run(p_run public.federated_runs, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint) returns void
+create function espalier.start_run(p_run public.federated_runs, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint) returns void
 language plpgsql set search_path = '' as $$
 begin
   update public.federated_runs set started_at = coalesce(started_at, p_at) where id = p_run.id;
   update public.run_attempts set status = 'running', started_at = coalesce(started_at, p_at)
   where run_id = p_run.id and flower_run_id = p_flower_run_id and status = 'starting';
-  perform private.emit_once_an_attempt(p_run, 'fl.federation.started', p_flower_run_id, '{}', p_at, p_journal_seq);
+  perform espalier.emit_once_an_attempt(p_run, 'fl.federation.started', p_flower_run_id, '{}', p_at, p_journal_seq);
 end
 $$;
 
-create function private.emit_end(
+create function espalier.emit_end(
   p_run public.federated_runs, p_status text, p_cause jsonb, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint
 ) returns void
 language sql set search_path = '' as $$
   -- Events are shown to every participant: which node and what kind of error, never lines that a site printed.
-  select private.emit_once_an_attempt(p_run, 'fl.federation.' || p_status, p_flower_run_id,
+  select espalier.emit_once_an_attempt(p_run, 'fl.federation.' || p_status, p_flower_run_id,
     case when p_cause is null then '{}' else jsonb_build_object('cause', jsonb_build_object(
       'node_id', p_cause -> 'node_id', 'node_name', p_cause -> 'node_name', 'type', p_cause -> 'type')) end,
     p_at, p_journal_seq)
 $$;
 
-create function private.end_run(
+create function espalier.node_of(p_project_id uuid, p_flower_node_id text) returns uuid
+language sql stable set search_path = '' as $$
+  -- A removed node's Flower id is found only where no node of today has it.
+  select id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id
+  order by (status = 'removed'), key desc limit 1
+$$;
+
+create function espalier.put_cause(p_run public.federated_runs, p_cause jsonb) returns void
+language sql set search_path = '' as $$
+  insert into public.run_causes (run_id, node_id, cause)
+  select p_run.id, espalier.node_of(p_run.project_id, p_cause ->> 'node_id'), p_cause where p_cause is not null
+  on conflict (run_id) do update set node_id = excluded.node_id, cause = excluded.cause, created_at = now()
+$$;
+
+create function espalier.end_run(
   p_run public.federated_runs, p_status text, p_cause jsonb, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint
 ) returns void
 language plpgsql set search_path = '' as $$
 -- Write the end of a run and of its open attempt. The caller has looked at the transition.
 begin
-  update public.federated_runs set status = p_status, cause = p_cause, ended_at = p_at where id = p_run.id;
+  update public.federated_runs set status = p_status, ended_at = p_at where id = p_run.id;
+  delete from public.run_causes where run_id = p_run.id;
+  perform espalier.put_cause(p_run, p_cause);
   update public.run_attempts set status = p_status, ended_at = p_at
   where run_id = p_run.id and (status in ('starting', 'running') or (flower_run_id = p_flower_run_id and status <> 'lost'));
-  perform private.fail_open_rounds(p_run.id);
-  perform private.emit_end(p_run, p_status, p_cause, p_flower_run_id, p_at, p_journal_seq);
+  perform espalier.fail_open_rounds(p_run.id);
+  perform espalier.emit_end(p_run, p_status, p_cause, p_flower_run_id, p_at, p_journal_seq);
 end
 $$;
 
-create function private.fail_open_rounds(p_run_id uuid) returns void
+create function espalier.fail_open_rounds(p_run_id uuid) returns void
 language sql set search_path = '' as $$
   update public.rounds o set status = 'failed', closed_at = r.ended_at
   from public.federated_runs r
@@ -982,24 +1008,24 @@ declare
   v_active uuid;
   v_mark bigint;
 begin
-  perform private.lock_project(p_project_id);
-  v_mark := private.last_event(p_project_id);
+  perform espalier.lock_project(p_project_id);
+  v_mark := espalier.last_event(p_project_id);
   begin
     insert into public.federated_runs (project_id, app, fab_hash, config, label, origin)
     values (p_project_id, p_app, p_fab_hash, p_config, p_label, p_origin)
     returning id into v_run_id;
   exception when unique_violation then
     select id into v_active from public.federated_runs
-    where project_id = p_project_id and origin = 'rest' and not private.has_ended(status);
-    perform private.refuse('ES001', 'A run that was started by REST is still active.', v_active::text);
+    where project_id = p_project_id and origin = 'rest' and not espalier.has_ended(status);
+    perform espalier.refuse('ES001', 'A run that was started by REST is still active.', v_active::text);
   end;
-  perform private.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
+  perform espalier.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
     jsonb_build_object('app', p_app, 'label', p_label, 'origin', p_origin));
-  return private.run_row(v_run_id, v_mark);
+  return espalier.run_row(v_run_id, v_mark);
 end
 $$;
 
-create function private.add_attempt(p_run_id uuid, p_flower_run_id text, p_series_id text) returns void
+create function espalier.add_attempt(p_run_id uuid, p_flower_run_id text, p_series_id text) returns void
 language plpgsql set search_path = '' as $$
 -- Add an attempt to a run whose project is locked; one that is there already stays as it is.
 declare
@@ -1007,9 +1033,9 @@ declare
 begin
   select * into v_run from public.federated_runs where id = p_run_id for no key update;
   insert into public.run_attempts (run_id, attempt, flower_run_id, series_id, status, ended_at)
-  select p_run_id, 1 + coalesce((private.newest_attempt(p_run_id)).attempt, 0), p_flower_run_id, p_series_id,
-    case when private.has_ended(v_run.status) then v_run.status else 'starting' end,
-    case when private.has_ended(v_run.status) then now() end
+  select p_run_id, 1 + coalesce((espalier.newest_attempt(p_run_id)).attempt, 0), p_flower_run_id, p_series_id,
+    case when espalier.has_ended(v_run.status) then v_run.status else 'starting' end,
+    case when espalier.has_ended(v_run.status) then now() end
   on conflict (flower_run_id) do nothing;
   if not found then
     return;
@@ -1018,7 +1044,7 @@ begin
   where run_id = p_run_id and flower_run_id <> p_flower_run_id and status in ('starting', 'running');
   update public.federated_runs
   set series_id = coalesce(p_series_id, series_id),
-      status = case when status = any (private.allowed_from('run', 'starting')) then 'starting' else status end
+      status = case when status = any (espalier.allowed_from('run', 'starting')) then 'starting' else status end
   where id = p_run_id;
   update public.log_lines set run_id = p_run_id where run_id is null and flower_run_id = p_flower_run_id;
 end
@@ -1027,16 +1053,16 @@ $$;
 create function public.begin_attempt(p_run_id uuid, p_flower_run_id text, p_series_id text) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  v_project_id uuid := private.project_of_run(p_run_id);
+  v_project_id uuid := espalier.project_of_run(p_run_id);
   v_row jsonb;
 begin
-  perform private.lock_project(v_project_id);
-  perform private.add_attempt(p_run_id, p_flower_run_id, p_series_id);
+  perform espalier.lock_project(v_project_id);
+  perform espalier.add_attempt(p_run_id, p_flower_run_id, p_series_id);
   select to_jsonb(a) || jsonb_build_object('run_status', r.status) into v_row
   from public.attempt_list a join public.federated_runs r on r.id = a.run_id
   where a.flower_run_id = p_flower_run_id and a.run_id = p_run_id;
   if v_row is null then
-    perform private.refuse('ES004', format('The Flower run %s belongs to another run.', p_flower_run_id));
+    perform espalier.refuse('ES004', format('The Flower run %s belongs to another run.', p_flower_run_id));
   end if;
   return v_row;
 end
@@ -1052,8 +1078,8 @@ declare
   v_named text := nullif(p_config ->> 'current-run-id', '');
   v_mark bigint;
 begin
-  perform private.lock_project(p_project_id);
-  v_mark := private.last_event(p_project_id);
+  perform espalier.lock_project(p_project_id);
+  v_mark := espalier.last_event(p_project_id);
   select a.run_id, 'attempt' into v_run_id, v_adopted from public.run_attempts a where a.flower_run_id = p_flower_run_id;
   if v_run_id is null then
     select r.id, 'series' into v_run_id, v_adopted
@@ -1063,8 +1089,8 @@ begin
     -- Our own StartRun names its intent in current-run-id; without the name, the FAB has to do.
     select r.id, 'intent' into v_run_id, v_adopted
     from public.federated_runs r
-    where r.project_id = p_project_id and r.origin = 'rest' and not private.has_ended(r.status)
-      and (private.newest_attempt(r.id)).run_id is null
+    where r.project_id = p_project_id and r.origin = 'rest' and not espalier.has_ended(r.status)
+      and (espalier.newest_attempt(r.id)).run_id is null
       and case when v_named is null then r.fab_hash = p_fab_hash else r.id::text = v_named end
     order by r.key limit 1;
   end if;
@@ -1072,49 +1098,49 @@ begin
     insert into public.federated_runs (project_id, app, fab_hash, config, origin)
     values (p_project_id, p_app, p_fab_hash, p_config, 'shell')
     returning id, 'new' into v_run_id, v_adopted;
-    perform private.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
+    perform espalier.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
       jsonb_build_object('app', p_app, 'label', null, 'origin', 'shell'));
   end if;
   if v_adopted <> 'attempt' then
-    perform private.add_attempt(v_run_id, p_flower_run_id, p_series_id);
+    perform espalier.add_attempt(v_run_id, p_flower_run_id, p_series_id);
   end if;
-  return private.run_row(v_run_id, v_mark) || jsonb_build_object('adopted', v_adopted);
+  return espalier.run_row(v_run_id, v_mark) || jsonb_build_object('adopted', v_adopted);
 end
 $$;
 
 create function public.move_run(p_run_id uuid, p_status text, p_cause jsonb, p_expected jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  v_project_id uuid := private.project_of_run(p_run_id);
+  v_project_id uuid := espalier.project_of_run(p_run_id);
   v_run public.federated_runs;
   v_before text;
   v_attempt public.run_attempts;
   v_mark bigint;
 begin
-  if private.allowed_from('run', p_status) = '{}' then
-    perform private.refuse('ES006', format('No run becomes %s.', p_status));
+  if espalier.allowed_from('run', p_status) = '{}' then
+    perform espalier.refuse('ES006', format('No run becomes %s.', p_status));
   end if;
-  perform private.lock_project(v_project_id);
-  v_mark := private.last_event(v_project_id);
+  perform espalier.lock_project(v_project_id);
+  v_mark := espalier.last_event(v_project_id);
   select status into v_before from public.federated_runs where id = p_run_id for no key update;
   update public.federated_runs set status = p_status
-  where id = p_run_id and status = any (private.allowed_from('run', p_status))
+  where id = p_run_id and status = any (espalier.allowed_from('run', p_status))
     and (p_expected is null or jsonb_typeof(p_expected) = 'null' or p_expected ? status)
   returning * into v_run;
   if not found then
     return null;
   end if;
-  v_attempt := private.newest_attempt(p_run_id);
+  v_attempt := espalier.newest_attempt(p_run_id);
   if p_status = 'running' and v_before = 'paused' then
-    perform private.emit(v_project_id, 'fl.federation.resumed', p_run_id);
+    perform espalier.emit(v_project_id, 'fl.federation.resumed', p_run_id);
   elsif p_status = 'running' then
-    perform private.start_run(v_run, v_attempt.flower_run_id, now(), null);
+    perform espalier.start_run(v_run, v_attempt.flower_run_id, now(), null);
   elsif p_status = 'paused' then
-    perform private.emit(v_project_id, 'fl.federation.paused', p_run_id);
-  elsif private.has_ended(p_status) then
-    perform private.end_run(v_run, p_status, private.cause_of(p_cause), v_attempt.flower_run_id, now(), null);
+    perform espalier.emit(v_project_id, 'fl.federation.paused', p_run_id);
+  elsif espalier.has_ended(p_status) then
+    perform espalier.end_run(v_run, p_status, espalier.cause_of(p_cause), v_attempt.flower_run_id, now(), null);
   end if;
-  return private.run_row(p_run_id, v_mark);
+  return espalier.run_row(p_run_id, v_mark);
 end
 $$;
 
@@ -1123,7 +1149,7 @@ language plpgsql set search_path = '' as $$
 begin
   update public.run_attempts set reason = coalesce(reason, p_reason) where flower_run_id = p_flower_run_id;
   if not found then
-    perform private.refuse('ES005', format('There is no attempt %s.', p_flower_run_id));
+    perform espalier.refuse('ES005', format('There is no attempt %s.', p_flower_run_id));
   end if;
   return 'null';
 end
@@ -1131,14 +1157,7 @@ $$;
 
 -- The journal's projection: one function a kind of record, and the two that drive them.
 
-create function private.node_of(p_project_id uuid, p_flower_node_id text) returns uuid
-language sql stable set search_path = '' as $$
-  -- A removed node's Flower id is found only where no node of today has it.
-  select id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id
-  order by (status = 'removed'), key desc limit 1
-$$;
-
-create function private.put_metrics(
+create function espalier.put_metrics(
   p_run public.federated_runs, p_round integer, p_scope text, p_node_id uuid, p_flower_node_id text, p_metrics jsonb, p_at timestamptz
 ) returns void
 language sql set search_path = '' as $$
@@ -1149,23 +1168,23 @@ language sql set search_path = '' as $$
   on conflict (run_id, round, scope, flower_node_id, name) do update set value = excluded.value, at = excluded.at
 $$;
 
-create function private.apply_run_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_run_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 begin
   update public.federated_runs
   set opened = r - array['seq', 'at', 'kind', 'attempt'], num_rounds = (r ->> 'num_rounds')::integer,
       status = case when status in ('pending', 'starting', 'paused') then 'running' else status end
   where id = p_run.id;
-  perform private.add_attempt(p_run.id, r ->> 'attempt', p_run.series_id);
-  perform private.start_run(p_run, r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
+  perform espalier.add_attempt(p_run.id, r ->> 'attempt', p_run.series_id);
+  perform espalier.start_run(p_run, r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
 end
 $$;
 
-create function private.apply_round_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_round_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_round integer := (r ->> 'round')::integer;
-  v_nodes jsonb := private.as_array(r -> 'nodes');
+  v_nodes jsonb := espalier.as_array(r -> 'nodes');
 begin
   insert into public.rounds as o (run_id, round, attempt, nodes, needed, expected, opened_at)
   values (p_run.id, v_round, r ->> 'attempt', v_nodes, (r ->> 'needed')::integer, jsonb_array_length(v_nodes), p_at)
@@ -1174,32 +1193,32 @@ begin
         opened_at = excluded.opened_at, closed_at = null, tries = o.tries + 1
     where o.status <> 'closed';
   if not found then
-    perform private.refuse('ES006', format('Round %s is closed.', v_round));
+    perform espalier.refuse('ES006', format('Round %s is closed.', v_round));
   end if;
   -- What a try before this one left: nodes that are not asked again will not answer; their numbers do not count.
   delete from public.metrics where run_id = p_run.id and round = v_round;
   update public.node_updates set status = 'lost' where run_id = p_run.id and round = v_round and status = 'sent';
   insert into public.node_updates as u (run_id, round, node_id, flower_node_id, attempt, at)
-  select p_run.id, v_round, private.node_of(p_run.project_id, n.id), n.id, r ->> 'attempt', p_at
+  select p_run.id, v_round, espalier.node_of(p_run.project_id, n.id), n.id, r ->> 'attempt', p_at
   from jsonb_array_elements_text(v_nodes) as n (id)
   on conflict (run_id, round, flower_node_id, kind, wave) do update
     set status = 'sent', node_id = excluded.node_id, attempt = excluded.attempt, at = excluded.at, tries = u.tries + 1,
         message_id = null, counted_in_round = null, num_examples = null, metrics = '{}', bytes_down = null, bytes_up = null,
         timings = '{}', facts = '{}', cause = null;
-  perform private.emit(p_run.project_id, 'fl.round.started', p_run.id, null, v_round,
+  perform espalier.emit(p_run.project_id, 'fl.round.started', p_run.id, null, v_round,
     jsonb_build_object('nodes', v_nodes, 'needed', r -> 'needed'), p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
 end
 $$;
 
-create function private.apply_update(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_update(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_round integer := (r ->> 'round')::integer;
-  v_node_id uuid := private.node_of(p_run.project_id, r ->> 'node_id');
-  v_cause jsonb := private.cause_of(r -> 'cause');
+  v_node_id uuid := espalier.node_of(p_run.project_id, r ->> 'node_id');
+  v_cause jsonb := espalier.cause_of(r -> 'cause');
 begin
   if r ->> 'status' = 'sent' then
-    perform private.refuse('ES006', 'An update record says what became of the message.');
+    perform espalier.refuse('ES006', 'An update record says what became of the message.');
   end if;
   insert into public.rounds (run_id, round, attempt, opened_at) values (p_run.id, v_round, r ->> 'attempt', p_at)
   on conflict (run_id, round) do nothing;
@@ -1210,8 +1229,8 @@ begin
     p_run.id, v_round, v_node_id, r ->> 'node_id', coalesce(r ->> 'update_kind', 'train'), coalesce((r ->> 'wave')::integer, 0),
     r ->> 'status', r ->> 'attempt', r ->> 'message_id',
     case when r ->> 'status' = 'counted' then coalesce((r ->> 'counted_in_round')::integer, v_round) end, (r ->> 'num_examples')::bigint,
-    private.or_empty(r -> 'metrics'), (r ->> 'bytes_down')::bigint, (r ->> 'bytes_up')::bigint,
-    private.or_empty(r -> 'timings'), private.or_empty(r -> 'facts'), v_cause, p_at)
+    espalier.or_empty(r -> 'metrics'), (r ->> 'bytes_down')::bigint, (r ->> 'bytes_up')::bigint,
+    espalier.or_empty(r -> 'timings'), espalier.or_empty(r -> 'facts'), v_cause, p_at)
   on conflict (run_id, round, flower_node_id, kind, wave) do update
     set node_id = excluded.node_id, status = excluded.status, attempt = excluded.attempt, message_id = excluded.message_id,
         counted_in_round = excluded.counted_in_round, num_examples = excluded.num_examples, metrics = excluded.metrics,
@@ -1221,32 +1240,32 @@ begin
     where u.status <> 'counted' or (u.attempt is distinct from excluded.attempt and exists (
       select 1 from public.rounds o where o.run_id = u.run_id and o.round = u.round and o.status <> 'closed'));
   if not found then
-    perform private.refuse('ES006', format('The update of node %s in round %s counted already.', r ->> 'node_id', v_round));
+    perform espalier.refuse('ES006', format('The update of node %s in round %s counted already.', r ->> 'node_id', v_round));
   end if;
-  perform private.put_metrics(p_run, v_round, 'node', v_node_id, r ->> 'node_id', private.or_empty(r -> 'metrics'), p_at);
+  perform espalier.put_metrics(p_run, v_round, 'node', v_node_id, r ->> 'node_id', espalier.or_empty(r -> 'metrics'), p_at);
   if r ->> 'status' <> 'counted' then
-    perform private.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
+    perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
       jsonb_build_object('what', 'update.' || (r ->> 'status'), 'flower_node_id', r -> 'node_id', 'type', v_cause -> 'type'),
       p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
   end if;
 end
 $$;
 
-create function private.apply_round_closed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_round_closed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_round integer := (r ->> 'round')::integer;
   v_key text := p_run.id || ':journal:' || (r ->> 'seq');
 begin
   if jsonb_typeof(r -> 'commit') is distinct from 'object' then
-    perform private.refuse('ES006', format('Round %s is not closed without its commit.', v_round));
+    perform espalier.refuse('ES006', format('Round %s is not closed without its commit.', v_round));
   end if;
   insert into public.rounds as o (
     run_id, round, status, attempt, expected, counted, num_examples, metrics, server_metrics, seconds, aggregate_s,
     bytes_down, bytes_up, commit, opened_at, closed_at)
   values (
     p_run.id, v_round, 'closed', r ->> 'attempt', (r ->> 'expected')::integer, (r ->> 'counted')::integer, (r ->> 'num_examples')::bigint,
-    private.or_empty(r -> 'metrics'), private.or_empty(r -> 'server_metrics'), (r ->> 'seconds')::double precision,
+    espalier.or_empty(r -> 'metrics'), espalier.or_empty(r -> 'server_metrics'), (r ->> 'seconds')::double precision,
     (r ->> 'aggregate_s')::double precision, (r ->> 'bytes_down')::bigint, (r ->> 'bytes_up')::bigint, r -> 'commit', p_at, p_at)
   on conflict (run_id, round) do update
     set status = 'closed', attempt = excluded.attempt, expected = coalesce(excluded.expected, o.expected), counted = excluded.counted,
@@ -1255,19 +1274,19 @@ begin
         bytes_up = excluded.bytes_up, commit = excluded.commit, closed_at = excluded.closed_at
     where o.status <> 'closed';
   if not found then
-    perform private.refuse('ES006', format('Round %s is closed already.', v_round));
+    perform espalier.refuse('ES006', format('Round %s is closed already.', v_round));
   end if;
-  perform private.put_metrics(p_run, v_round, 'clients', null, null, private.or_empty(r -> 'metrics'), p_at);
-  perform private.put_metrics(p_run, v_round, 'server', null, null, private.or_empty(r -> 'server_metrics'), p_at);
-  perform private.emit(p_run.project_id, 'fl.aggregate.completed', p_run.id, null, v_round,
+  perform espalier.put_metrics(p_run, v_round, 'clients', null, null, espalier.or_empty(r -> 'metrics'), p_at);
+  perform espalier.put_metrics(p_run, v_round, 'server', null, null, espalier.or_empty(r -> 'server_metrics'), p_at);
+  perform espalier.emit(p_run.project_id, 'fl.aggregate.completed', p_run.id, null, v_round,
     jsonb_build_object('aggregate_s', r -> 'aggregate_s', 'sha256', r -> 'commit' -> 'sha256'), p_at, (r ->> 'seq')::bigint, v_key || ':aggregate');
-  perform private.emit(p_run.project_id, 'fl.round.completed', p_run.id, null, v_round,
+  perform espalier.emit(p_run.project_id, 'fl.round.completed', p_run.id, null, v_round,
     jsonb_build_object('counted', r -> 'counted', 'expected', r -> 'expected', 'seconds', r -> 'seconds',
-      'metrics', private.or_empty(r -> 'metrics') || private.or_empty(r -> 'server_metrics')), p_at, (r ->> 'seq')::bigint, v_key);
+      'metrics', espalier.or_empty(r -> 'metrics') || espalier.or_empty(r -> 'server_metrics')), p_at, (r ->> 'seq')::bigint, v_key);
 end
 $$;
 
-create function private.apply_artifact(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_artifact(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language sql set search_path = '' as $$
   insert into public.artifacts (id, project_id, run_id, name, role, uri, sha256, size_bytes, format, round, parents, created_at)
   values (md5(p_run.id || ':' || (r ->> 'path'))::uuid, p_run.project_id, p_run.id, r ->> 'name', r ->> 'role', r ->> 'path', r ->> 'sha256',
@@ -1277,66 +1296,66 @@ language sql set search_path = '' as $$
         format = excluded.format, round = excluded.round, parents = excluded.parents, created_at = excluded.created_at
 $$;
 
-create function private.apply_pause(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_pause(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_paused boolean := r ->> 'kind' = 'run.paused';
 begin
   update public.federated_runs set status = case when v_paused then 'paused' else 'running' end
   where id = p_run.id and status = case when v_paused then 'running' else 'paused' end;
-  perform private.emit(p_run.project_id, case when v_paused then 'fl.federation.paused' else 'fl.federation.resumed' end, p_run.id, null, null,
+  perform espalier.emit(p_run.project_id, case when v_paused then 'fl.federation.paused' else 'fl.federation.resumed' end, p_run.id, null, null,
     jsonb_build_object('after_round', r -> 'after_round'), p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
 end
 $$;
 
-create function private.apply_run_closed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+create function espalier.apply_run_closed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_run public.federated_runs;
   v_attempt public.run_attempts;
 begin
-  if not coalesce(private.has_ended(r ->> 'status'), false) then
-    perform private.refuse('ES006', format('%s is no end of a run.', r ->> 'status'));
+  if not coalesce(espalier.has_ended(r ->> 'status'), false) then
+    perform espalier.refuse('ES006', format('%s is no end of a run.', r ->> 'status'));
   end if;
   select * into v_run from public.federated_runs where id = p_run.id;
-  v_attempt := private.newest_attempt(p_run.id);
+  v_attempt := espalier.newest_attempt(p_run.id);
   if v_attempt.flower_run_id is distinct from (r ->> 'attempt') and v_attempt.flower_run_id is not null and exists (
     select 1 from public.run_attempts where run_id = p_run.id and flower_run_id = r ->> 'attempt') then
     -- A later attempt goes on with the run: this end is its attempt's alone.
     update public.run_attempts set status = r ->> 'status', ended_at = p_at where flower_run_id = r ->> 'attempt';
   elsif v_run.status = r ->> 'status' then
     -- Concluded by the server before this line was read (or this is a replay): the journal knows the cause better.
-    update public.federated_runs set cause = coalesce(private.cause_of(r -> 'cause'), cause) where id = p_run.id;
-    perform private.emit_end(v_run, v_run.status, private.cause_of(r -> 'cause'), r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
+    perform espalier.put_cause(v_run, espalier.cause_of(r -> 'cause'));
+    perform espalier.emit_end(v_run, v_run.status, espalier.cause_of(r -> 'cause'), r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
   else
-    perform private.end_run(v_run, r ->> 'status', private.cause_of(r -> 'cause'), r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
+    perform espalier.end_run(v_run, r ->> 'status', espalier.cause_of(r -> 'cause'), r ->> 'attempt', p_at, (r ->> 'seq')::bigint);
   end if;
 end
 $$;
 
-create function private.apply_record(p_run public.federated_runs, r jsonb) returns void
+create function espalier.apply_record(p_run public.federated_runs, r jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
-  v_at timestamptz := private.as_time(r ->> 'at');
+  v_at timestamptz := espalier.as_time(r ->> 'at');
 begin
   if v_at is null then
-    perform private.refuse('ES006', 'at is no time.');
+    perform espalier.refuse('ES006', 'at is no time.');
   end if;
   case r ->> 'kind'
-    when 'run.opened' then perform private.apply_run_opened(p_run, r, v_at);
-    when 'round.opened' then perform private.apply_round_opened(p_run, r, v_at);
-    when 'update' then perform private.apply_update(p_run, r, v_at);
-    when 'round.closed' then perform private.apply_round_closed(p_run, r, v_at);
-    when 'artifact' then perform private.apply_artifact(p_run, r, v_at);
-    when 'run.paused' then perform private.apply_pause(p_run, r, v_at);
-    when 'run.resumed' then perform private.apply_pause(p_run, r, v_at);
-    when 'run.closed' then perform private.apply_run_closed(p_run, r, v_at);
-    else perform private.refuse('ES006', format('The kind %s is unknown.', coalesce(r ->> 'kind', 'null')));
+    when 'run.opened' then perform espalier.apply_run_opened(p_run, r, v_at);
+    when 'round.opened' then perform espalier.apply_round_opened(p_run, r, v_at);
+    when 'update' then perform espalier.apply_update(p_run, r, v_at);
+    when 'round.closed' then perform espalier.apply_round_closed(p_run, r, v_at);
+    when 'artifact' then perform espalier.apply_artifact(p_run, r, v_at);
+    when 'run.paused' then perform espalier.apply_pause(p_run, r, v_at);
+    when 'run.resumed' then perform espalier.apply_pause(p_run, r, v_at);
+    when 'run.closed' then perform espalier.apply_run_closed(p_run, r, v_at);
+    else perform espalier.refuse('ES006', format('The kind %s is unknown.', coalesce(r ->> 'kind', 'null')));
   end case;
 end
 $$;
 
-create function private.apply_records(
+create function espalier.apply_records(
   p_run public.federated_runs, p_records jsonb, p_careful boolean, out o_seq bigint, out o_refused integer
 )
 language plpgsql set search_path = '' as $$
@@ -1357,19 +1376,19 @@ begin
       v_why := 'It has no seq.';
     elsif p_careful then
       begin
-        perform private.apply_record(p_run, v_record);
+        perform espalier.apply_record(p_run, v_record);
       exception when others then
-        if not private.is_about_the_data(sqlstate) then
+        if not espalier.is_about_the_data(sqlstate) then
           raise;
         end if;
         v_why := sqlerrm;
       end;
     else
-      perform private.apply_record(p_run, v_record);
+      perform espalier.apply_record(p_run, v_record);
     end if;
     if v_why is not null then
       o_refused := o_refused + 1;
-      perform private.emit(p_run.project_id, 'fl.client.warned', p_run.id, null, null,
+      perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, null, null,
         jsonb_build_object('what', 'journal.refused', 'seq', v_seq, 'kind', case when v_seq is not null then v_record -> 'kind' end, 'why', v_why),
         now(), v_seq, p_run.id || ':refused:' || coalesce(v_seq::text, md5(v_record::text)));
     end if;
@@ -1386,25 +1405,25 @@ declare
   v_refused integer;
   v_mark bigint;
 begin
-  perform private.lock_project(private.project_of_run(p_run_id));
+  perform espalier.lock_project(espalier.project_of_run(p_run_id));
   select * into v_run from public.federated_runs where id = p_run_id for no key update;
-  v_mark := private.last_event(v_run.project_id);
+  v_mark := espalier.last_event(v_run.project_id);
   begin
-    select * into v_seq, v_refused from private.apply_records(v_run, p_records, false);
+    select * into v_seq, v_refused from espalier.apply_records(v_run, p_records, false);
   exception when others then
     -- Almost no batch holds a bad record: subtransactions are paid for only when one does.
-    if not private.is_about_the_data(sqlstate) then
+    if not espalier.is_about_the_data(sqlstate) then
       raise;
     end if;
-    select * into v_seq, v_refused from private.apply_records(v_run, p_records, true);
+    select * into v_seq, v_refused from espalier.apply_records(v_run, p_records, true);
   end;
   update public.federated_runs
   set journal_seq = v_seq, journal_offset = greatest(journal_offset, p_end_offset)
   where id = p_run_id;
-  perform private.fail_open_rounds(p_run_id);
+  perform espalier.fail_open_rounds(p_run_id);
   return (
     select jsonb_build_object('journal_seq', journal_seq, 'journal_offset', journal_offset, 'status', status,
-      'refused', v_refused, 'events', private.events_since(project_id, v_mark))
+      'refused', v_refused, 'events', espalier.events_since(project_id, v_mark))
     from public.federated_runs where id = p_run_id
   );
 end
@@ -1413,7 +1432,7 @@ $$;
 create function public.forget_projection(p_run_id uuid) returns jsonb
 language plpgsql set search_path = '' as $$
 begin
-  perform private.lock_project(private.project_of_run(p_run_id));
+  perform espalier.lock_project(espalier.project_of_run(p_run_id));
   update public.federated_runs set journal_seq = 0, journal_offset = 0 where id = p_run_id;
   delete from public.rounds where run_id = p_run_id;
   -- A promoted artifact is a model's: the replay writes it again under the same id.
@@ -1425,17 +1444,17 @@ $$;
 
 -- Log lines: tails of files on the coordinator, and what sites forward.
 
-create function private.log_line(p_line jsonb, out o_at timestamptz, out o_level text, out o_text text)
+create function espalier.log_line(p_line jsonb, out o_at timestamptz, out o_level text, out o_text text)
 language sql stable set search_path = '' as $$
   -- Read a line as leniently as a log has to be read: no time is now, an unknown level is info, 16,384 characters are enough.
-  select coalesce(private.as_time(p_line ->> 'at'), now()),
+  select coalesce(espalier.as_time(p_line ->> 'at'), now()),
     case lower(p_line ->> 'level')
       when 'debug' then 'debug' when 'warning' then 'warning' when 'warn' then 'warning' when 'error' then 'error'
       when 'critical' then 'critical' when 'fatal' then 'critical' else 'info' end,
     left(coalesce(p_line ->> 'text', p_line #>> '{}', ''), 16384)
 $$;
 
-create function private.add_log_lines(
+create function espalier.add_log_lines(
   p_run_id uuid, p_node_id uuid, p_flower_run_id text, p_stream text, p_source text, p_message_id text, p_lines jsonb, p_log_lines_per_run integer
 ) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -1457,7 +1476,7 @@ begin
     select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, l.line ->> 'source'), f.o_level, f.o_text,
       p_message_id, f.o_at
     from jsonb_array_elements(p_lines) with ordinality as l (line, place)
-    cross join lateral private.log_line(l.line) as f
+    cross join lateral espalier.log_line(l.line) as f
     left join public.nodes n on p_node_id is null and n.id::text = l.line ->> 'node_id'
     where p_run_id is null or l.place <= v_room
     order by l.place
@@ -1485,7 +1504,7 @@ declare
   v_lines jsonb;
 begin
   if p_stream = '' or p_end < p_start then
-    perform private.refuse('ES006', 'A stream has a name, and its end is not before its start.');
+    perform espalier.refuse('ES006', 'A stream has a name, and its end is not before its start.');
   end if;
   -- An upsert that changes nothing: it makes the row, locks it, and finds it by its index also where run_id is null.
   insert into public.log_tails as t (run_id, stream) values (p_run_id, p_stream)
@@ -1494,7 +1513,7 @@ begin
   if v_offset <> p_start then
     return jsonb_build_object('applied', false, 'offset', v_offset, 'lines', jsonb_build_array());
   end if;
-  v_lines := private.add_log_lines(p_run_id, null, null, p_stream, null, null, p_lines, p_log_lines_per_run);
+  v_lines := espalier.add_log_lines(p_run_id, null, null, p_stream, null, null, p_lines, p_log_lines_per_run);
   insert into public.log_tails as t (run_id, stream) values (p_run_id, p_stream)
   on conflict (run_id, stream) do update set end_offset = p_end, lines = t.lines + jsonb_array_length(p_lines);
   return jsonb_build_object('applied', true, 'offset', p_end, 'lines', v_lines);
@@ -1526,7 +1545,7 @@ $$;
 
 -- Reports: what client servers say of their site, spooled there until it is acknowledged here.
 
-create function private.report_session(p_node public.nodes, d jsonb) returns void
+create function espalier.report_session(p_node public.nodes, d jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_id uuid := (d ->> 'session_id')::uuid;
@@ -1535,19 +1554,19 @@ declare
   v_session public.node_sessions;
 begin
   if v_id is null or v_status is null then
-    perform private.refuse('ES006', 'A session line has session_id and status.');
+    perform espalier.refuse('ES006', 'A session line has session_id and status.');
   end if;
   select * into v_session from public.node_sessions where id = v_id for no key update;
   if v_session.node_id <> p_node.id or v_session.kind <> 'supernode' then
-    perform private.refuse('ES006', 'The session is another node''s.');
-  elsif v_session.status <> v_status and not v_session.status = any (private.allowed_from('session', v_status)) then
-    perform private.refuse('ES004', format('A session that is %s does not become %s.', v_session.status, v_status));
+    perform espalier.refuse('ES006', 'The session is another node''s.');
+  elsif v_session.status <> v_status and not v_session.status = any (espalier.allowed_from('session', v_status)) then
+    perform espalier.refuse('ES004', format('A session that is %s does not become %s.', v_session.status, v_status));
   end if;
   if v_open and v_session.id is null then
-    perform private.supersede_sessions(p_node.id, 'supernode', v_id);
+    perform espalier.supersede_sessions(p_node.id, 'supernode', v_id);
   end if;
   insert into public.node_sessions as s (id, node_id, kind, status, pid, flower_node_id, runtime_config, reason, last_lines, ended_at)
-  values (v_id, p_node.id, 'supernode', v_status, (d ->> 'pid')::integer, d ->> 'flower_node_id', private.or_empty(d -> 'runtime_config'),
+  values (v_id, p_node.id, 'supernode', v_status, (d ->> 'pid')::integer, d ->> 'flower_node_id', espalier.or_empty(d -> 'runtime_config'),
     d ->> 'reason', coalesce(nullif(d -> 'last_lines', 'null'), '[]'), case when not v_open then now() end)
   on conflict (id) do update
     set status = excluded.status, pid = coalesce(excluded.pid, s.pid), flower_node_id = coalesce(excluded.flower_node_id, s.flower_node_id),
@@ -1560,24 +1579,24 @@ begin
   where id = p_node.id and d ->> 'flower_node_id' is not null
     and (flower_node_id is null or d -> 'runtime_config' -> 'insecure' = 'true');
   if v_status = 'running' then
-    perform private.move_node(p_node.id, 'online', null);
+    perform espalier.move_node(p_node.id, 'online', null);
   elsif not exists (
     select 1 from public.node_sessions
     where node_id = p_node.id and kind = 'supernode' and status = 'running'
   ) and (select status = 'online' from public.nodes where id = p_node.id) then
-    perform private.move_node(p_node.id, 'offline', coalesce(d ->> 'reason', 'SuperNode ' || v_status),
+    perform espalier.move_node(p_node.id, 'offline', coalesce(d ->> 'reason', 'SuperNode ' || v_status),
       jsonb_build_object('session_id', v_id));
   end if;
 end
 $$;
 
-create function private.report_inventory(p_node public.nodes, d jsonb) returns void
+create function espalier.report_inventory(p_node public.nodes, d jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_twin record;
 begin
   update public.nodes
-  set hardware = private.or_empty(d -> 'hardware'), datasets = coalesce(nullif(d -> 'datasets', 'null'), '[]')
+  set hardware = espalier.or_empty(d -> 'hardware'), datasets = coalesce(nullif(d -> 'datasets', 'null'), '[]')
   where id = p_node.id;
   for v_twin in
     select distinct n.id, n.external_id, s ->> 'id' as dataset_id
@@ -1586,7 +1605,7 @@ begin
       and n.datasets @> jsonb_build_array(jsonb_build_object('id', s -> 'id'))
     where s ->> 'id' is not null
   loop
-    perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
+    perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
       jsonb_build_object('what', 'dataset.duplicate', 'dataset_id', v_twin.dataset_id,
         'nodes', jsonb_build_array(p_node.external_id, v_twin.external_id)), now(), null,
       'dataset:' || v_twin.dataset_id || ':' || least(p_node.id, v_twin.id) || ':' || greatest(p_node.id, v_twin.id));
@@ -1594,39 +1613,39 @@ begin
 end
 $$;
 
-create function private.run_of(p_project_id uuid, p_flower_run_id text) returns uuid
+create function espalier.run_of(p_project_id uuid, p_flower_run_id text) returns uuid
 language sql stable set search_path = '' as $$
   select r.id from public.run_attempts a join public.federated_runs r on r.id = a.run_id
   where a.flower_run_id = p_flower_run_id and r.project_id = p_project_id
 $$;
 
-create function private.report_log(p_node public.nodes, d jsonb, p_log_lines_per_run integer) returns jsonb
+create function espalier.report_log(p_node public.nodes, d jsonb, p_log_lines_per_run integer) returns jsonb
 language plpgsql set search_path = '' as $$
 begin
   if coalesce(d ->> 'source', '') not in ('clientapp', 'supernode') or jsonb_typeof(d -> 'lines') is distinct from 'array' then
-    perform private.refuse('ES006', 'A log line has source clientapp or supernode, and lines.');
+    perform espalier.refuse('ES006', 'A log line has source clientapp or supernode, and lines.');
   end if;
-  return private.add_log_lines(private.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, d ->> 'flower_run_id',
+  return espalier.add_log_lines(espalier.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, d ->> 'flower_run_id',
     'node:' || p_node.id || ':' || (d ->> 'source'), d ->> 'source', d ->> 'message_id', d -> 'lines', p_log_lines_per_run);
 end
 $$;
 
-create function private.report_clientapp(p_node public.nodes, d jsonb) returns void
+create function espalier.report_clientapp(p_node public.nodes, d jsonb) returns void
 language plpgsql set search_path = '' as $$
 begin
   if d ->> 'event' is null or d ->> 'event' not in ('message.started', 'message.ended', 'clientapp.died', 'message.cancelled') then
-    perform private.refuse('ES006', format('The event %s is unknown.', coalesce(d ->> 'event', 'null')));
+    perform espalier.refuse('ES006', format('The event %s is unknown.', coalesce(d ->> 'event', 'null')));
   end if;
   update public.nodes set activity = d where id = p_node.id;
   if d ->> 'event' in ('clientapp.died', 'message.cancelled') then
-    perform private.emit(p_node.project_id, 'fl.client.warned', private.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, null,
+    perform espalier.emit(p_node.project_id, 'fl.client.warned', espalier.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, null,
       jsonb_build_object('what', d -> 'event', 'flower_run_id', d -> 'flower_run_id', 'message_id', d -> 'message_id',
         'rc', d -> 'rc', 'signal', d -> 'signal', 'reason', d -> 'reason'));
   end if;
 end
 $$;
 
-create function private.apply_report(p_node public.nodes, p_line jsonb, p_log_lines_per_run integer) returns jsonb
+create function espalier.apply_report(p_node public.nodes, p_line jsonb, p_log_lines_per_run integer) returns jsonb
 language plpgsql set search_path = '' as $$
 -- Apply a line of known seq and give the log rows that it added.
 declare
@@ -1634,27 +1653,27 @@ declare
   v_kind text := coalesce(p_line ->> 'kind', 'null');
 begin
   if jsonb_typeof(d) is distinct from 'object' then
-    perform private.refuse('ES006', 'data is no object.');
+    perform espalier.refuse('ES006', 'data is no object.');
   end if;
   case v_kind
-    when 'session' then perform private.report_session(p_node, d);
-    when 'inventory' then perform private.report_inventory(p_node, d);
-    when 'log' then return private.report_log(p_node, d, p_log_lines_per_run);
-    when 'clientapp' then perform private.report_clientapp(p_node, d);
+    when 'session' then perform espalier.report_session(p_node, d);
+    when 'inventory' then perform espalier.report_inventory(p_node, d);
+    when 'log' then return espalier.report_log(p_node, d, p_log_lines_per_run);
+    when 'clientapp' then perform espalier.report_clientapp(p_node, d);
     when 'dropped' then
-      perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null, jsonb_build_object('what', 'spool.dropped') || d);
-    else perform private.refuse('ES006', format('The kind %s is unknown.', v_kind));
+      perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null, jsonb_build_object('what', 'spool.dropped') || d);
+    else perform espalier.refuse('ES006', format('The kind %s is unknown.', v_kind));
   end case;
   return '[]';
 end
 $$;
 
-create function private.apply_reports(
+create function espalier.apply_reports(
   p_node public.nodes, p_spool public.report_spools, p_lines jsonb, p_log_lines_per_run integer, p_careful boolean,
   out o_seq bigint, out o_refused integer, out o_lines jsonb
 )
 language plpgsql set search_path = '' as $$
--- Apply lines from applied_seq + 1 on, up to the first gap. careful: as in private.apply_records.
+-- Apply lines from applied_seq + 1 on, up to the first gap. careful: as in espalier.apply_records.
 declare
   v_line jsonb;
   v_seq bigint;
@@ -1670,25 +1689,25 @@ begin
     if v_seq is null then
       v_why := 'It has no seq.';
     elsif v_seq > o_seq + 1 then
-      perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
+      perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
         jsonb_build_object('what', 'report.gap', 'spool_id', p_spool.spool_id, 'expected', o_seq + 1, 'seq', v_seq), now(), null,
         p_node.id || ':gap:' || p_spool.spool_id || ':' || (o_seq + 1));
       return;
     elsif p_careful then
       begin
-        o_lines := o_lines || private.apply_report(p_node, v_line, p_log_lines_per_run);
+        o_lines := o_lines || espalier.apply_report(p_node, v_line, p_log_lines_per_run);
       exception when others then
-        if not private.is_about_the_data(sqlstate) then
+        if not espalier.is_about_the_data(sqlstate) then
           raise;
         end if;
         v_why := sqlerrm;
       end;
     else
-      o_lines := o_lines || private.apply_report(p_node, v_line, p_log_lines_per_run);
+      o_lines := o_lines || espalier.apply_report(p_node, v_line, p_log_lines_per_run);
     end if;
     if v_why is not null then
       o_refused := o_refused + 1;
-      perform private.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
+      perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
         jsonb_build_object('what', 'report.refused', 'seq', v_seq, 'kind', case when v_seq is not null then v_line -> 'kind' end, 'why', v_why),
         now(), null, p_node.id || ':refused:' || p_spool.spool_id || ':' || coalesce(v_seq::text, md5(v_line::text)));
     end if;
@@ -1707,41 +1726,41 @@ declare
 begin
   select * into v_node from public.nodes where id = p_node_id;
   if not found then
-    perform private.refuse('ES005', format('There is no node %s.', p_node_id));
+    perform espalier.refuse('ES005', format('There is no node %s.', p_node_id));
   end if;
-  perform private.lock_project(v_node.project_id);
-  v_mark := private.last_event(v_node.project_id);
+  perform espalier.lock_project(v_node.project_id);
+  v_mark := espalier.last_event(v_node.project_id);
   select * into v_node from public.nodes where id = p_node_id for no key update;
   if v_node.status = 'removed' then
-    perform private.refuse('ES004', format('The node %s was removed.', v_node.external_id));
+    perform espalier.refuse('ES004', format('The node %s was removed.', v_node.external_id));
   end if;
   insert into public.report_spools (node_id, spool_id) values (p_node_id, p_spool_id) on conflict (node_id, spool_id) do nothing;
   select * into v_spool from public.report_spools where node_id = p_node_id and spool_id = p_spool_id for update;
   begin
-    select * into v_done from private.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, false);
+    select * into v_done from espalier.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, false);
   exception when others then
-    if not private.is_about_the_data(sqlstate) then
+    if not espalier.is_about_the_data(sqlstate) then
       raise;
     end if;
-    select * into v_done from private.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, true);
+    select * into v_done from espalier.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, true);
   end;
   update public.report_spools
   set applied_seq = v_done.o_seq, refused = refused + v_done.o_refused, updated_at = now()
   where node_id = p_node_id and spool_id = p_spool_id;
   return jsonb_build_object('applied_seq', v_done.o_seq, 'refused', v_done.o_refused, 'lines', v_done.o_lines,
-    'events', private.events_since(v_node.project_id, v_mark));
+    'events', espalier.events_since(v_node.project_id, v_mark));
 end
 $$;
 
 -- Who may do what. Supabase's roles are absent on a plain Postgres, so the grants are in a function that can be run again
 -- when they appear. The API roles get nothing here; db/supabase gives participants what they may read.
 
-create function private.set_rights() returns void
+create function espalier.set_rights() returns void
 language plpgsql set search_path = '' as $$
 declare
   c_tables constant text[] := array[
     'projects', 'nodes', 'node_sessions', 'members', 'coordinators', 'tokens', 'invitations', 'report_spools', 'audit_log',
-    'federated_runs', 'run_attempts', 'rounds', 'node_updates', 'metrics', 'artifacts', 'models', 'events', 'log_lines', 'log_tails'];
+    'federated_runs', 'run_causes', 'run_attempts', 'rounds', 'node_updates', 'metrics', 'artifacts', 'models', 'events', 'log_lines', 'log_tails'];
   c_views constant text[] := array[
     'project_list', 'node_list', 'session_list', 'run_list', 'attempt_list', 'round_list', 'update_list', 'metric_list', 'event_list',
     'log_list', 'artifact_list', 'model_list', 'audit_list', 'invitation_list'];
@@ -1760,14 +1779,14 @@ begin
     end loop;
     for v_function in
       select p.oid::regprocedure from pg_proc p
-      where p.pronamespace = 'private'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
+      where p.pronamespace = 'espalier'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
     loop
       execute format('revoke all on function %s from %s', v_function, v_role);
     end loop;
-    execute format('revoke all on schema private from %s', v_role);
+    execute format('revoke all on schema espalier from %s', v_role);
   end loop;
   if exists (select 1 from pg_roles where rolname = 'service_role') then
-    grant usage on schema public, private to service_role;
+    grant usage on schema public, espalier to service_role;
     foreach v_name in array c_tables loop
       execute format('grant select, insert, update, delete on public.%I to service_role', v_name);
     end loop;
@@ -1776,12 +1795,15 @@ begin
     end loop;
     for v_function in
       select p.oid::regprocedure from pg_proc p
-      where p.pronamespace = 'private'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
+      where p.pronamespace = 'espalier'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
     loop
       execute format('grant execute on function %s to service_role', v_function);
     end loop;
   end if;
+  if to_regprocedure('espalier.set_participant_rights()') is not null then
+    execute 'select espalier.set_participant_rights()';
+  end if;
 end
 $$;
 
-select private.set_rights();
+select espalier.set_rights();

@@ -1,7 +1,7 @@
 -- Projects, who belongs to them, who runs them, and who may speak to them.
 
-create schema if not exists private;
-comment on schema private is 'Helpers of Espalier''s functions; never exposed by an API.';
+create schema if not exists espalier;
+comment on schema espalier is 'Helpers of Espalier''s functions; never exposed by an API.';
 
 create domain public.flower_id as text
   constraint flower_id_is_uint64 check (case when value is null then true when value ~ '^[0-9]{1,20}$' then value::numeric <= 18446744073709551615 else false end);

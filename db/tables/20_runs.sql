@@ -12,7 +12,6 @@ create table public.federated_runs (
   status text not null default 'pending' constraint federated_runs_status_is_known
     check (status in ('pending', 'starting', 'running', 'paused', 'stopping', 'completed', 'failed', 'stopped')),
   series_id public.flower_id,
-  cause jsonb,
   opened jsonb constraint federated_runs_opened_is_object check (jsonb_typeof(opened) = 'object'),
   num_rounds integer,
   journal_seq bigint not null default 0,
@@ -35,6 +34,16 @@ comment on column public.federated_runs.status is '
 comment on column public.federated_runs.opened is 'What the newest run.opened record says: workload, strategy, model, config, …';
 comment on column public.federated_runs.journal_seq is 'Records up to here are in the rows below; the journal is the truth, they are its projection.';
 alter table public.federated_runs enable row level security;
+
+create table public.run_causes (
+  run_id uuid primary key references public.federated_runs on delete cascade,
+  node_id uuid references public.nodes on delete set null,
+  cause jsonb not null constraint run_causes_cause_is_object check (jsonb_typeof(cause) = 'object'),
+  created_at timestamptz not null default now()
+);
+create index run_causes_node_id on public.run_causes (node_id);
+comment on table public.run_causes is 'Why a run failed. A table of its own: its last lines are for the coordinator and the node they come from alone.';
+alter table public.run_causes enable row level security;
 
 create table public.run_attempts (
   key bigint generated always as identity primary key,

@@ -20,7 +20,7 @@ create index events_project_id on public.events (project_id, key);
 create index events_run_id on public.events (run_id, key);
 create index events_node_id on public.events (node_id, key);
 create unique index events_once on public.events (project_id, dedupe_key) where dedupe_key is not null;
-comment on table public.events is 'The outbox. Keys grow in the order of commit within a project (private.lock_project), so a reader that asks for keys after the last one misses none.';
+comment on table public.events is 'The outbox. Keys grow in the order of commit within a project (espalier.lock_project), so a reader that asks for keys after the last one misses none.';
 comment on column public.events.journal_seq is 'The journal record that it comes from; null for what the server or a site said.';
 comment on column public.events.dedupe_key is 'What makes it the same event when it is said twice.';
 alter table public.events enable row level security;

@@ -23,11 +23,12 @@ select -s.key as key, s.id, n.project_id, s.node_id, n.display_name as node_name
 from public.node_sessions s join public.nodes n on n.id = s.node_id;
 
 create view public.run_list with (security_invoker = true) as
-select -r.key as key, r.id, r.project_id, r.label, r.app, r.fab_hash, r.origin, r.status, a.reason, r.cause, r.config, r.opened,
+select -r.key as key, r.id, r.project_id, r.label, r.app, r.fab_hash, r.origin, r.status, a.reason, c.cause, r.config, r.opened,
   r.series_id, a.flower_run_id, coalesce(a.attempt, 0) as attempts, r.num_rounds, coalesce(o.rounds_done, 0) as rounds_done,
   coalesce(m.metrics, '{}') as metrics, w.warnings, r.journal_seq, r.journal_offset, r.created_at, r.started_at, r.ended_at,
   round(extract(epoch from coalesce(r.ended_at, now()) - r.started_at), 3)::double precision as seconds
 from public.federated_runs r
+left join public.run_causes c on c.run_id = r.id
 left join lateral (
   select a.attempt, a.flower_run_id, a.reason from public.run_attempts a where a.run_id = r.id order by a.attempt desc limit 1
 ) a on true
