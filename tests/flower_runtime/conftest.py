@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import pytest
@@ -54,7 +54,7 @@ behaviour = "echo"
 wait = 60.0
 """,
     "tiny/__init__.py": "",
-    "tiny/server_app.py": '''
+    "tiny/server_app.py": """
 import json, os, pathlib, time
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import ServerApp
@@ -88,8 +88,8 @@ def main(grid, context):
             time.sleep(0.1)
         seconds.append(time.monotonic() - begin)
         (run_dir / "rounds.json").write_text(json.dumps(seconds))
-''',
-    "tiny/client_app.py": '''
+""",
+    "tiny/client_app.py": """
 import json, os, pathlib, signal, subprocess, sys, time
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -120,7 +120,7 @@ def train(message, context):
         while True:
             sum(range(1000))
     return Message(RecordDict({"config": ConfigRecord({"round": message.content["config"]["round"]})}), reply_to=message)
-''',
+""",
 }
 
 
@@ -313,6 +313,18 @@ class Stack:
             return bytes(build_fab_from_disk(self.home / "tiny-app"))
 
 
+class WaitFor(Protocol):
+    """The type of wait_for, which tests get as a fixture."""
+
+    def __call__(self, what: str, probe: Callable[[], T], timeout_s: float = 30.0) -> T: ...
+
+
+@pytest.fixture(name="wait_for")
+def wait_for_fixture() -> WaitFor:
+    """Give wait_for: tests cannot import from here."""
+    return wait_for
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Give a SuperLink, an executor and two nodes, all running."""
@@ -339,7 +351,7 @@ def _make_certificates(home: Path) -> tuple[Path, Path, Path]:
         made = made.serial_number(x509.random_serial_number())
         return made.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
 
-    usage = {name: False for name in ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")}
+    usage = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False)
     usage |= {"digital_signature": False, "encipher_only": False, "decipher_only": False}
     ca = builder(ca_name, ca_key).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     ca = ca.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)

@@ -1,8 +1,212 @@
-"""Whole runs through SuperLink, executor and two nodes: what is written where, and how failures come home."""
-import json
+"""Whole runs through SuperLink, executor and two nodes: what is written where, how failures come home, what stop stops."""
 
-def test_a_run_completes(stack):
-    run = stack.begin("echo", rounds=5)
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from tests.flower_runtime.conftest import Stack, WaitFor
+
+pytestmark = pytest.mark.timeout(120)
+
+SECRETS = ("postgres://u:pw@h/d", "t0ps3cret", "k3y")
+
+
+@pytest.fixture(scope="module")
+def echo(stack: Stack) -> int:
+    """Give the id of a run of two rounds that has completed."""
+    run = stack.begin("echo", rounds=2)
     assert stack.wait_end(run) == "completed"
-    print(stack.home)
-    print((stack.run_dir(run)/"rounds.json").read_text())
+    return run
+
+
+def test_a_run_leaves_its_directory_as_the_contract_says(stack: Stack, echo: int, wait_for: WaitFor) -> None:
+    attempt = stack.attempt(echo)
+    wait_for("exit.json", (attempt / "exit.json").exists)
+    assert sorted(each.name for each in attempt.iterdir()) == ["exit.json", "proc.json", "server.log"]
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (attempt, attempt.parent, stack.run_dir(echo))] == [0o700] * 3
+    ended = json.loads((attempt / "exit.json").read_text())
+    assert (ended["rc"], ended["signal"]) == (0, None)
+    assert "server says hello" in ended["last_lines"]
+    assert set(json.loads((attempt / "proc.json").read_text())) == {"pid", "start_mark", "name", "started_at"}
+
+
+def test_server_log_holds_prints_native_output_and_flowers_lines_without_colours(stack: Stack, echo: int) -> None:
+    text = (stack.attempt(echo) / "server.log").read_text()
+    assert "server says hello\n" in text
+    assert "native code says hello\n" in text
+    assert "Start `flwr-serverapp` process" in text
+    assert "\x1b" not in text
+
+
+def test_each_message_has_its_folder_and_its_lines_in_the_activity(stack: Stack, echo: int, wait_for: WaitFor) -> None:
+    for node in stack.nodes:
+        folders = node.clientapps(echo)
+        assert len(folders) == 2
+        for folder in folders:
+            wait_for("exit.json", (folder / "exit.json").exists)
+            assert sorted(each.name for each in folder.iterdir()) == ["exit.json", "output.log", "proc.json"]
+            assert "client says hello" in json.loads((folder / "exit.json").read_text())["last_lines"]
+        lines = wait_for("activity", lambda node=node: _of_run(node.activity(), echo, 4))
+        assert [line["event"] for line in lines].count("message.ended") == 2
+        assert {line["message_id"] for line in lines} == {folder.name for folder in folders}
+        assert [line["seq"] for line in node.activity()] == list(range(1, len(node.activity()) + 1))
+
+
+def test_neither_app_finds_a_key_or_a_token_of_ours_in_its_environment(stack: Stack, echo: int) -> None:
+    server = json.loads((stack.run_dir(echo) / "environment.json").read_text())
+    client = json.loads((stack.nodes[0].cache_dir / "environment.json").read_text())
+    for environment in (server, client):
+        assert not [value for value in environment.values() if any(secret in value for secret in SECRETS)]
+        forbidden = ("TOKEN", "KEY", "SECRET", "PASSWORD", "DATABASE", "SUPABASE")
+        assert not [name for name in environment if any(word in name for word in forbidden)]
+    assert server["ESPALIER_RUN_DIR"] == str(stack.run_dir(echo))
+    assert server["ESPALIER_ATTEMPT"] == str(echo)
+    assert client["ESPALIER_FORWARD_LOGS"] == "all"
+
+
+def test_no_token_stands_in_a_command_line_or_a_file_while_a_run_is_at_work(stack: Stack) -> None:
+    run = stack.begin("sleeps", wait=30.0)
+    clientapp = stack.nodes[0].wait_clientapp(run)["pid"]
+    serverapp = json.loads((stack.attempt(run) / "proc.json").read_text())["pid"]
+    words = [word for pid in (clientapp, serverapp) for word in psutil.Process(pid).cmdline()]
+    assert not [word for word in words if len(word) >= 200]
+    assert not list(stack.home.glob("runs/*/attempts/*/token"))
+    assert not list(stack.home.glob("site-*/supernode/clientapps/*/*/token"))
+    assert not list(stack.home.glob("site-*/supernode/superexec.secret"))
+    stack.stop(run)
+    assert stack.wait_end(run) == "stopped"
+
+
+def test_the_public_port_serves_the_fleet_api_and_health_alone(stack: Stack) -> None:
+    def post(path: str) -> int:
+        headers = {"content-type": "application/protobuf", "accept": "application/protobuf"}
+        return stack.http.post(f"https://127.0.0.1:{stack.public_port}{path}", headers=headers).status_code
+
+    assert stack.get("/health", stack.public_port) == 200
+    assert [stack.get(path, stack.public_port) for path in ("/docs", "/openapi.json")] == [403, 403]
+    assert [post(f"/v1/{path}") for path in ("control/list-runs", "runtime/acquire-task", "fleet/pull-messages")] == [
+        403,
+        403,
+        401,
+    ]
+    assert stack.get("/docs") == 200
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "how", "last_line"),
+    [("exit", "exit code 3", "last words"), ("killed", "killed by signal 9 (SIGKILL)", "client says hello")],
+)
+def test_a_dead_clientapp_is_answered_for_at_once(
+    stack: Stack, wait_for: WaitFor, behaviour: str, how: str, last_line: str
+) -> None:
+    run = stack.begin(behaviour)
+    assert stack.wait_end(run) == "completed"
+    replies = stack.replies(run)
+    assert [reply["error"]["code"] for reply in replies] == [8, 8]
+    reasons = sorted(reply["error"]["reason"].splitlines() for reply in replies)
+    assert [reason[0] for reason in reasons] == [f"ClientApp of site-a: {how}", f"ClientApp of site-b: {how}"]
+    assert [reason[-1] for reason in reasons] == [last_line, last_line]
+    for node in stack.nodes:
+        died = wait_for("activity", lambda node=node: _of_run(node.activity(), run, 2))[-1]
+        assert (died["event"], died["reason"], died["last_lines"][-1]) == ("clientapp.died", how, last_line)
+        assert min(reply["at"] for reply in replies) - datetime.fromisoformat(died["at"]).timestamp() < 5
+
+
+def test_an_exception_is_flowers_to_answer_and_its_traceback_is_kept(stack: Stack, wait_for: WaitFor) -> None:
+    run = stack.begin("raises")
+    assert stack.wait_end(run) == "completed"
+    assert [reply["error"]["code"] for reply in stack.replies(run)] == [2, 2]
+    ended = wait_for("activity", lambda: _of_run(stack.nodes[0].activity(), run, 2))[-1]
+    assert (ended["event"], ended["rc"]) == ("message.ended", 1)
+    assert any("no such column" in line for line in ended["last_lines"])
+
+
+@pytest.mark.parametrize("behaviour", ["sleeps", "busy"])
+def test_stopping_a_run_ends_its_clientapps_and_frees_the_nodes(stack: Stack, wait_for: WaitFor, behaviour: str) -> None:
+    run = stack.begin(behaviour)
+    pids = [node.wait_clientapp(run)["pid"] for node in stack.nodes]
+    pids += [_helper(node.cache_dir) for node in stack.nodes] if behaviour == "sleeps" else []
+    stack.stop(run)
+    wait_for("every process of the run is dead", lambda: not any(_is_alive(pid) for pid in pids), 15)
+    cancelled = wait_for("activity", lambda: _of_run(stack.nodes[0].activity(), run, 2))[-1]
+    assert cancelled["event"] == "message.cancelled"
+    assert cancelled["reason"] == "killed by signal 9 (SIGKILL): its run is over"
+    assert stack.wait_end(stack.begin("echo")) == "completed"
+
+
+def test_the_wanted_file_ends_a_clientapp_without_asking_superlink(stack: Stack, wait_for: WaitFor) -> None:
+    run, node = stack.begin("sleeps", wait=8.0), stack.nodes[0]
+    pid = node.wait_clientapp(run)["pid"]
+    _write_wanted(node.wanted_file, {"seq": 1, "over_runs": [str(run)], "cancelled_messages": []})
+    wait_for("the ClientApp is dead", lambda: not _is_alive(pid), 10)
+    reply = wait_for("the reply", lambda: stack.replies(run))[0]
+    assert reply["error"]["reason"].splitlines()[0] == "ClientApp of site-a: killed by signal 9 (SIGKILL): its run is over"
+    stack.stop(run)
+    node.wanted_file.unlink()
+
+
+def test_a_cancelled_message_is_answered_and_its_run_goes_on(stack: Stack, wait_for: WaitFor) -> None:
+    run, node = stack.begin("sleeps", wait=60.0), stack.nodes[1]
+    pid = node.wait_clientapp(run)["pid"]
+    _write_wanted(node.wanted_file, {"seq": 2, "over_runs": [], "cancelled_messages": [node.clientapps(run)[0].name]})
+    wait_for("the ClientApp is dead", lambda: not _is_alive(pid), 10)
+    assert "its message was cancelled" in wait_for("the reply", lambda: stack.replies(run))[0]["error"]["reason"]
+    assert stack.run(run).status.status == "running"
+    stack.stop(run)
+    node.wanted_file.unlink()
+
+
+def test_a_serverapp_that_raises_leaves_its_traceback(stack: Stack, wait_for: WaitFor) -> None:
+    run = stack.begin("server-raises")
+    assert stack.wait_end(run) == "failed"
+    ended = _ended(stack, run, wait_for)
+    assert (ended["rc"], ended["signal"]) == (1, None)
+    assert any("ValueError: the server has a bad day" in line for line in ended["last_lines"])
+
+
+def test_a_killed_serverapp_is_said_to_be_killed(stack: Stack, wait_for: WaitFor) -> None:
+    run = stack.begin("sleeps")
+    stack.nodes[0].wait_clientapp(run)
+    os.killpg(json.loads((stack.attempt(run) / "proc.json").read_text())["pid"], signal.SIGKILL)
+    ended = _ended(stack, run, wait_for)
+    assert (ended["rc"], ended["signal"]) == (None, 9)
+    stack.stop(run)
+    assert stack.wait_end(run) == "stopped"
+
+
+def _of_run(lines: list[dict[str, Any]], run: int, count: int) -> list[dict[str, Any]] | None:
+    found = [line for line in lines if line["flower_run_id"] == str(run)]
+    return found if len(found) >= count else None
+
+
+def _ended(stack: Stack, run: int, wait_for: WaitFor) -> dict[str, Any]:
+    path = stack.attempt(run) / "exit.json"
+    wait_for("exit.json", path.exists)
+    return dict(json.loads(path.read_text()))
+
+
+def _helper(cache: Path) -> int:
+    return int((cache / "helper.pid").read_text())
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _write_wanted(path: Path, content: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content))
+    part.replace(path)

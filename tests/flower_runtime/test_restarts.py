@@ -1,0 +1,121 @@
+"""What outlives what: SIGKILL and restart of SuperLink, executor, node and wrapper while a run is at work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from tests.flower_runtime.conftest import Node, Stack, WaitFor
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_a_run_goes_on_while_the_executor_is_killed_and_started_again(stack: Stack) -> None:
+    run = stack.begin("slow", rounds=2)
+    stack.nodes[0].wait_clientapp(run)
+    _kill(stack.executor)
+    stack.start_executor()
+    assert stack.wait_end(run) == "completed"
+    assert len(stack.replies(run)) == 4
+
+
+def test_a_run_goes_on_while_superlink_is_killed_and_started_again(stack: Stack) -> None:
+    run = stack.begin("slow", rounds=2)
+    stack.nodes[0].wait_clientapp(run)
+    _kill(stack.superlink)
+    stack.start_superlink()
+    assert stack.wait_end(run, 60) == "completed"
+    assert [reply["error"] for reply in stack.replies(run)] == [None] * 4
+    assert [node.process.poll() for node in stack.nodes if node.process] == [None, None]
+    assert stack.wait_end(stack.begin("echo")) == "completed", "the executor has found SuperLink again"
+
+
+def test_superlink_ends_soon_although_a_client_keeps_its_connection(stack: Stack) -> None:
+    assert stack.get("/health") == 200  # the connection stays in the pool
+    assert stack.superlink is not None
+    stack.superlink.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    stack.superlink.wait(20)
+    assert time.monotonic() - begin < 10
+    stack.start_superlink()
+
+
+def test_a_killed_node_takes_its_clientapp_along_and_starts_again_at_once_under_its_id(stack: Stack, wait_for: WaitFor) -> None:
+    node = stack.nodes[0]
+    run = stack.begin("sleeps", wait=60.0)
+    clientapp = node.wait_clientapp(run)
+    _kill(node.process)
+    wait_for("the ClientApp is dead", lambda: not psutil.pid_exists(clientapp["pid"]), 5)
+    assert _deactivate(stack, node).returncode == 0
+    again = _deactivate(stack, node)
+    assert (again.returncode, again.stdout.strip()) == (0, f"node {node.id} was not online")
+    node.start("--forward-logs", "none")
+    folder = node.clientapps(run)[0]
+    assert json.loads((folder / "exit.json").read_text())["rc"] is None
+    died = node.activity()[-1]
+    assert (died["event"], died["reason"], died["last_lines"]) == ("clientapp.died", "its SuperNode ended first", [])
+    stack.stop(run)
+
+
+def test_a_node_that_forwards_nothing_says_only_how_its_clientapp_died(stack: Stack) -> None:
+    run = stack.begin("exit")
+    assert stack.wait_end(run) == "completed"
+    reasons = {reply["error"]["reason"] for reply in stack.replies(run)}
+    assert "ClientApp of site-a: exit code 3" in reasons
+    assert any(reason.startswith("ClientApp of site-b: exit code 3\n") for reason in reasons)
+
+
+def test_deactivate_refuses_a_key_that_is_not_the_nodes(stack: Stack) -> None:
+    refused = _deactivate(stack, stack.nodes[0], stack.nodes[1].key)
+    assert refused.returncode == 1
+    assert "could not be deactivated: HTTP 401" in refused.stdout
+
+
+def test_a_killed_wrapper_takes_its_serverapp_along(stack: Stack, wait_for: WaitFor) -> None:
+    run = stack.begin("sleeps")
+    stack.nodes[1].wait_clientapp(run)
+    pid = json.loads((stack.attempt(run) / "proc.json").read_text())["pid"]
+    psutil.Process(pid).parent().kill()  # type: ignore[union-attr]
+    wait_for("the ServerApp is dead", lambda: not psutil.pid_exists(pid), 5)
+    stack.stop(run)
+    assert not (stack.attempt(run) / "exit.json").exists()
+
+
+def test_a_node_told_to_end_does_so_and_ends_its_clientapp(stack: Stack, wait_for: WaitFor) -> None:
+    node = stack.nodes[1]
+    run = stack.begin("sleeps")
+    clientapp = node.wait_clientapp(run)
+    assert node.process is not None
+    node.process.send_signal(signal.SIGTERM)
+    assert node.process.wait(20) == 0
+    assert not psutil.pid_exists(clientapp["pid"])
+    assert json.loads((node.clientapps(run)[0] / "exit.json").read_text())["signal"] == 9
+    node.start()
+    stack.stop(run)
+
+
+def _kill(process: subprocess.Popen[bytes] | None) -> None:
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _deactivate(stack: Stack, node: Node, key: Any = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "flower_runtime.deactivate", "--superlink", f"127.0.0.1:{stack.public_port}"),
+            *("--root-certificates", str(stack.ca), "--key", str(key or node.key), "--node-id", str(node.id)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
