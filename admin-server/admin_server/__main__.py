@@ -1,0 +1,44 @@
+"""`python -m admin_server` serves; `python -m admin_server replay RUN` builds a run's rows anew from its journal."""
+
+import argparse
+import asyncio
+import sys
+
+from control_plane import logs
+from control_plane.errors import EspalierError
+from control_plane.serve import serve
+from control_plane.settings import settings_or_exit
+
+from admin_server.app import create_app
+from admin_server.feed import Feed
+from admin_server.home import HomeInUse, locked
+from admin_server.replay import replay
+from admin_server.settings import Settings
+from db.errors import DatabaseError
+
+
+def main() -> int:
+    """Do what the command line says; 2 for settings that cannot be used, 1 for a replay that was refused."""
+    parser = argparse.ArgumentParser(prog="python -m admin_server", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb")
+    replays = verbs.add_parser("replay", help="build a run's rows anew from its journal")
+    replays.add_argument("run", help="the run's id, a Flower run id, or its series id")
+    arguments = parser.parse_args()
+    settings = settings_or_exit(Settings)
+    logs.configure(settings.log_level)
+    try:
+        if arguments.verb == "replay":
+            print(asyncio.run(replay(settings, arguments.run)))
+            return 0
+        with locked(settings.espalier_home):
+            feed = Feed()
+            tls = {"tls_certificate": settings.tls_certificate, "tls_key": settings.tls_key}
+            serve(create_app(settings, feed=feed), settings.host, settings.port, **tls, before_shutdown=[feed.close])
+        return 0
+    except (EspalierError, DatabaseError, HomeInUse) as refused:
+        print(refused, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Lists by keyset, and the same lists followed as server-sent events."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from control_plane.sse import Event
+
+from admin_server.feed import ANY, Feed
+from admin_server.schemas import Page
+from db.errors import DatabaseUnavailable
+from db.store import Store
+
+FOLLOW_PAGE = 500
+LOOK_S = 1.0  # a server that only reads hears no news of its own, so it looks
+Rows = list[dict[str, Any]]
+
+
+async def page(store: Store, view: str, where: dict[str, Any], after: int | None, limit: int) -> Page:
+    """Read one page; a filter that is None is left out."""
+    return paged(await store.rows(view, given(where), after, limit), limit)
+
+
+def paged(rows: Rows, limit: int) -> Page:
+    return Page(items=rows, next=rows[-1]["key"] if len(rows) == limit else None)
+
+
+def given(where: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in where.items() if value is not None}
+
+
+async def follow(
+    store: Store, feed: Feed, view: str, where: dict[str, Any], after: int, kind: str, ended: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[Event]:
+    """Give the rows after a key, and then each new one, until `ended` says that no more can come; then an `end` event."""
+    with feed.listening(where.get("run_id", ANY)) as news:
+        while not feed.closed:
+            try:
+                is_last = await ended()  # asked before the rows are read: what came before the end is then in them
+                while rows := await store.rows(view, given(where), after, FOLLOW_PAGE):
+                    for row in rows:
+                        after = row["key"]
+                        yield Event(kind, row, str(after))
+            except DatabaseUnavailable:
+                is_last = False
+            if is_last:
+                yield Event("end", {})
+                return
+            await news.wait(LOOK_S)
+
+
+def encoded(value: Any) -> str:
+    """Write JSON, times as RFC 3339."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=as_text)
+
+
+def as_text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

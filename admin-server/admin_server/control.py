@@ -1,0 +1,53 @@
+"""control.json, the way back to a running engine: what is wanted of it, and which nodes are known to be dead."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from control_plane.files import read_json, write_json
+
+log = logging.getLogger(__name__)
+Want = Literal["run", "pause", "stop"]
+
+
+class ControlFile:
+    """One run's control.json. Absent means: run, and nobody is lost. seq grows with each write."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seq = 0
+        self.want: Want = "run"
+        self.lost_nodes: dict[str, str] = {}
+        self._read()
+
+    def ask(self, want: Want) -> None:
+        """Want something of the engine. A stop stays a stop."""
+        if self.want not in (want, "stop"):
+            self.want = want
+            self._write()
+
+    def begin_attempt(self) -> None:
+        """Forget what an earlier attempt was told."""
+        if self.want != "run" or self.lost_nodes:
+            self.want, self.lost_nodes = "run", {}
+            self._write()
+
+    def lose(self, lost_nodes: Mapping[str, str]) -> None:
+        """Say which Flower nodes are known dead now, and why."""
+        if dict(lost_nodes) != self.lost_nodes:
+            self.lost_nodes = dict(lost_nodes)
+            self._write()
+
+    def _write(self) -> None:
+        self.seq += 1
+        write_json(self._path, {"seq": self.seq, "want": self.want, "lost_nodes": self.lost_nodes})
+
+    def _read(self) -> None:
+        try:
+            told = read_json(self._path) or {}
+            self.seq, self.want = int(told.get("seq", 0)), told.get("want", "run")
+            self.lost_nodes = {str(node): str(reason) for node, reason in told.get("lost_nodes", {}).items()}
+        except (json.JSONDecodeError, ValueError, TypeError, AttributeError) as broken:
+            log.warning("%s cannot be read and is written anew: %s", self._path, broken)

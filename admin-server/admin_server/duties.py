@@ -1,0 +1,43 @@
+"""What only the holder of the lease does: keep the SuperLink, watch runs and nodes, prune old lines."""
+
+from admin_server.background import Background, Step
+from admin_server.nodes import LOOK_S, OFFLINE_LOOK_S, Nodes
+from admin_server.runs import Runs
+from admin_server.superlink import Superlink
+from admin_server.watch.watches import Watches
+
+PRUNE_S = 3600.0
+
+
+class Duties:
+    """Begun when the lease is gained, ended when it is lost or the server stops."""
+
+    def __init__(
+        self, superlink: Superlink, runs: Runs, watches: Watches, nodes: Nodes, prune: Step, background: Background
+    ) -> None:
+        self._superlink = superlink
+        self._runs = runs
+        self._has_begun = False
+        self._watches = watches
+        self._nodes = nodes
+        self._prune = prune
+        self._background = background
+
+    async def begin(self) -> None:
+        """Take up what an earlier holder on this machine left, and go on."""
+        self._has_begun = True
+        await self._superlink.begin()
+        await self._watches.begin()
+        self._background.repeat("marking of lost nodes", self._nodes.mark_lost, LOOK_S)
+        self._background.repeat("look at the SuperLink's nodes", self._nodes.look_at_superlink, OFFLINE_LOOK_S)
+        self._background.repeat("pruning of log lines", self._prune, PRUNE_S)
+
+    async def end(self) -> None:
+        """Stop watching, since another server does it from now on; processes go on."""
+        self._has_begun = False
+        await self._background.end()
+
+    async def give_up(self) -> None:
+        """End runs, executor and SuperLink, if they are this server's; nothing is left behind."""
+        if self._has_begun:
+            await self._superlink.take_down(self._runs.end_all)

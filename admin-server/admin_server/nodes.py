@@ -1,0 +1,136 @@
+"""Nodes: enrolment by invitation, heartbeats, removal, and who is lost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from control_plane.tokens import new_token, sha256_of
+
+from admin_server.database import Database
+from admin_server.errors import NodeEnrolled, NodeNotFound, PublicKeyInvalid, SuperlinkNotRunning
+from admin_server.flower import pem_of
+from admin_server.invitations import refusal
+from admin_server.lost_nodes import SUPERLINK, LostNodes
+from admin_server.runs import UUID
+from admin_server.schemas import Enrolment, Heartbeat
+from admin_server.superlink import Superlink
+from admin_server.wanted import Wanted
+from db.errors import InvitationRefused, NodeExists
+from db.store import Store
+
+log = logging.getLogger(__name__)
+SILENT_S = 15.0
+LOOK_S = 1.0
+OFFLINE_LOOK_S = 5.0
+
+
+class Nodes:
+    """The nodes of this server's project."""
+
+    def __init__(
+        self, database: Database, project: dict[str, Any], superlink: Superlink, lost_nodes: LostNodes, wanted: Wanted
+    ) -> None:
+        self._database = database
+        self._project = project
+        self._superlink = superlink
+        self._lost_nodes = lost_nodes
+        self._wanted = wanted
+        self._started_at = time.monotonic()
+
+    @property
+    def _store(self) -> Store:
+        return self._database.store
+
+    async def enrol(self, secret: str, request: Enrolment) -> dict[str, Any]:
+        """Let a site in: its key is registered at the SuperLink, the invitation used, and its token made.
+
+        Raises PublicKeyInvalid, SuperlinkNotRunning, SuperlinkUnreachable, NodeEnrolled, InvitationUnknown, -Used, -Expired.
+        """
+        made = self._superlink.plan
+        await self._check_key(request.public_key)
+        token = new_token()
+        try:
+            node = await self._store.redeem_invitation(
+                sha256_of(secret), request.external_id, request.display_name, request.public_key, sha256_of(token)
+            )
+        except InvitationRefused as refused:
+            raise refusal(refused) from None
+        except NodeExists:
+            raise NodeEnrolled(
+                f"{request.external_id} is enrolled already; remove it first.", external_id=request.external_id
+            ) from None
+        flower_node_id = None
+        if not made.insecure:
+            flower_node_id = await self._superlink.flower.register_node(request.public_key, request.display_name)
+            await self._store.set_flower_node(node["id"], flower_node_id)
+        self._wanted.restore(node["id"])
+        ca = made.ca_pem
+        return {
+            "node_id": node["id"],
+            "flower_node_id": flower_node_id,
+            "node_token": token,
+            "superlink_address": made.address_for(request.superlink_host),
+            "ca_certificate": None if ca is None else ca.decode(),
+            "project_slug": self._project["slug"],
+            "insecure": made.insecure,
+        }
+
+    async def _check_key(self, public_key: str) -> None:
+        """See that the SuperLink will take a key, before an invitation is used up for it. Raises PublicKeyInvalid."""
+        try:
+            pem = pem_of(public_key)
+        except ValueError as refused:
+            raise PublicKeyInvalid(str(refused)) from None
+        if any(node.public_key == pem and node.status == "unregistered" for node in await self._superlink.flower.nodes()):
+            raise PublicKeyInvalid("This key was taken out with its node; make a new one.")
+
+    async def beat(self, node_id: str, beat: Heartbeat) -> int:
+        """Take a heartbeat; give the number of the newest wish for this node."""
+        row = await self._store.beat(node_id, beat.model_dump(mode="json"))
+        flower_node_id = beat.flower_node_id or row["flower_node_id"]
+        if flower_node_id is not None:
+            if beat.supernode_state == "running":
+                self._lost_nodes.alive(flower_node_id, beat.session_id)
+            elif beat.supernode_state is not None:
+                self._lost_nodes.dead(flower_node_id, f"its SuperNode is {beat.supernode_state}")
+        return self._wanted.seq(node_id, flower_node_id)
+
+    async def remove(self, node_id: str) -> dict[str, Any]:
+        """Take a node out for good: its tokens end, the SuperLink forgets its key's id. Raises NodeNotFound."""
+        row = await self.one(node_id)
+        removed = await self._store.remove_node(node_id)
+        if removed is None:
+            raise NodeNotFound(f"Node {node_id} has been removed already.", node_id=node_id)
+        self._wanted.remove(node_id)
+        if row["flower_node_id"] is not None:
+            self._lost_nodes.dead(row["flower_node_id"], "it was removed from the project")
+            try:
+                await self._superlink.flower.unregister_node(row["flower_node_id"])
+            except SuperlinkNotRunning:
+                log.warning("node %s stays registered at the SuperLink, which is not running", row["flower_node_id"])
+        return removed
+
+    async def one(self, node_id: str) -> dict[str, Any]:
+        """Find a node by its id or external id. Raises NodeNotFound."""
+        key = "id" if UUID.fullmatch(node_id) else "external_id"
+        rows = await self._store.rows("node_list", {"project_id": self._project["id"], key: node_id}, limit=1)
+        if not rows:
+            raise NodeNotFound(f"There is no node {node_id}.", node_id=node_id)
+        return rows[0]
+
+    async def mark_lost(self) -> None:
+        """Mark who was silent for 15 s, unless it was we or the database who did not listen."""
+        if min(time.monotonic() - self._started_at, self._database.up_s) < SILENT_S:
+            return
+        for row in await self._store.mark_lost_nodes(self._project["id"], SILENT_S):
+            log.warning("node %s has been silent for %d s and is shown as lost", row["external_id"], SILENT_S)
+
+    async def look_at_superlink(self) -> None:
+        """Take a SuperNode for dead that the SuperLink has as offline."""
+        for node in await self._superlink.flower.nodes():
+            if node.status == "offline":
+                self._lost_nodes.dead(node.flower_node_id, "it is offline at the SuperLink", SUPERLINK)
+            else:
+                self._lost_nodes.alive(node.flower_node_id, said_by=SUPERLINK)

@@ -1,0 +1,108 @@
+"""What a run may be configured with: values checked against what its app declares.
+
+Flower takes a value of a wrong type as it comes and does not name a key that it does not know; both end a run minutes later.
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from admin_server.errors import AppInvalid, RunConfigInvalid
+
+Scalar = str | int | float | bool
+PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")  # as `flwr run --run-config` reads it
+INT64 = range(-(2**63), 2**63)  # Flower sends an integer as sint64
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What [tool.espalier.run-config] of an app says of a key beyond its default."""
+
+    choices: tuple[Scalar, ...] | None = None
+    at_least: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    @classmethod
+    def of(cls, key: str, told: Any) -> "Limits":
+        """Read one table. Raises AppInvalid, naming the key."""
+        known = {"choices", "at-least", "above", "below"}
+        if not isinstance(told, dict) or not told.keys() <= known:
+            raise AppInvalid(
+                f"[tool.espalier.run-config] says of {key} what cannot be read; it may say {', '.join(sorted(known))}."
+            )
+        choices = told.get("choices")
+        return cls(None if choices is None else tuple(choices), told.get("at-least"), told.get("above"), told.get("below"))
+
+    def refusal(self, value: Scalar) -> str | None:
+        """Say what a value would have to be, when it is not."""
+        if self.choices is not None and value not in self.choices:
+            return f"must be one of {', '.join(map(repr, self.choices))}"
+        if isinstance(value, str):
+            return None
+        if self.at_least is not None and value < self.at_least:
+            return f"must be at least {self.at_least:g}"
+        if self.above is not None and value <= self.above:
+            return f"must be above {self.above:g}"
+        return f"must be below {self.below:g}" if self.below is not None and value >= self.below else None
+
+
+def check(declared: Mapping[str, Scalar], limits: Mapping[str, Limits], given: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Flatten and check what a caller gave; an integer where a float is declared becomes one.
+
+    declared, and the answer: dotted keys. Raises RunConfigInvalid, naming the key.
+    """
+    checked: dict[str, Scalar] = {}
+    for key, value in flatten(given).items():
+        if key not in declared:
+            raise RunConfigInvalid(f"The app declares no run-config key {key!r}.", key=key, known=sorted(declared))
+        checked[key] = scalar = as_declared(key, declared[key], value)
+        if key in limits and (refusal := limits[key].refusal(scalar)):
+            raise RunConfigInvalid(f"{key} {refusal}, not {scalar!r}.", key=key)
+    return checked
+
+
+def as_declared(key: str, default: Scalar, value: Any) -> Scalar:
+    """Give the value in the type of the declared default. Raises RunConfigInvalid."""
+    expected = type(default)
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected:
+        shown = "null" if value is None else f"{value!r} ({type(value).__name__})"
+        raise RunConfigInvalid(f"{key} must be of type {expected.__name__}, as its default {default!r} is, not {shown}.", key=key)
+    if type(value) is int and value not in INT64:
+        raise RunConfigInvalid(f"{key} does not fit into 64 bits.", key=key)
+    if type(value) is float and not math.isfinite(value):
+        raise RunConfigInvalid(f"{key} must be a finite number, not {value!r}.", key=key)
+    scalar: Scalar = value
+    return scalar
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested tables into dotted keys, as Flower does with an app's declared config."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, Mapping):
+            flat |= flatten(value, name)
+        else:
+            flat[name] = value
+    return flat
+
+
+def from_text(text: str) -> dict[str, Any]:
+    """Read `num-rounds=3 lr=0.1 workload="digits"`, the form that `flwr run --run-config` takes.
+
+    Raises RunConfigInvalid.
+    """
+    pairs = PAIR.findall(text)
+    left = PAIR.sub("", text).strip()
+    if left or not pairs:
+        raise RunConfigInvalid(f"--run-config must be key=value pairs; cannot read {left or text!r}.", key=None)
+    try:
+        return flatten(tomllib.loads("\n".join(f"{key} = {value}" for key, value in pairs)))
+    except tomllib.TOMLDecodeError as refused:
+        raise RunConfigInvalid(f"--run-config must be TOML values, text in quotes: {refused}.", key=None) from None

@@ -1,0 +1,189 @@
+"""Starting and stopping runs: the intent is a row before Flower hears of it, the reason of a stop before Flower ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from control_plane.errors import EspalierError
+
+from admin_server.apps import Apps, Fab
+from admin_server.arguments import take
+from admin_server.control import Want
+from admin_server.errors import ActiveRun, FederationUnknown, NoActiveRun, RunEnded, RunNotFound
+from admin_server.flower import Flower
+from admin_server.flwr_config import CONNECTION
+from admin_server.run_config import Scalar, check, from_text
+from admin_server.schemas import RunStart
+from admin_server.superlink import Superlink
+from admin_server.watch.outcome import STOP_ASKED
+from admin_server.watch.run_watch import ENDS
+from admin_server.watch.watches import ACTIVE, Watches
+from db.errors import ActiveRunExists
+from db.store import Store
+
+log = logging.getLogger(__name__)
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+RUN_ID_KEY = "current-run-id"
+END_ALL_S = 15.0
+
+
+class Runs:
+    """The runs of this server's project."""
+
+    def __init__(self, store: Store, project_id: str, apps: Apps, superlink: Superlink, watches: Watches, runs_dir: Path) -> None:
+        self._store = store
+        self._project_id = project_id
+        self._apps = apps
+        self._superlink = superlink
+        self._watches = watches
+        self._runs_dir = runs_dir
+
+    async def start(self, request: RunStart) -> dict[str, Any]:
+        """Check everything, write the intent, start the run; give its row.
+
+        Raises SuperlinkNotRunning, SuperlinkUnreachable, AppNotFound, AppInvalid, RunConfigInvalid, ArgumentRefused, ActiveRun.
+        """
+        flower = self._superlink.flower
+        given = {**self._arguments(request.extra_args), **request.run_config}
+        fab = await self._apps.fab(request.app)
+        config = check(fab.declared, fab.limits, given)
+        federation = await self._federation(flower, request.federation_name)  # also: does anybody answer, before there is a row?
+        try:
+            run = await self._store.begin_run(
+                self._project_id, request.app, fab.sha256, {**fab.declared, **config}, request.label, "rest"
+            )
+        except ActiveRunExists as exists:
+            raise ActiveRun(f"Run {exists.run_id} is still active; stop it or wait for its end.", run_id=exists.run_id) from None
+        # Once the row is there, a caller that hangs up must not leave it without its Flower run.
+        return await asyncio.shield(asyncio.create_task(self._submit(flower, run, fab, config, federation)))
+
+    async def _submit(
+        self, flower: Flower, run: dict[str, Any], fab: Fab, config: dict[str, Scalar], federation: str
+    ) -> dict[str, Any]:
+        if not fab.declared.get(RUN_ID_KEY, True) and RUN_ID_KEY not in config:
+            config = {**config, RUN_ID_KEY: run["id"]}
+        async with self._watches.starting(fab.sha256):
+            try:
+                flower_run_id, series_id = await flower.start_run(fab.path.read_bytes(), config, federation)
+            except EspalierError as failed:
+                cause: dict[str, Any] = {
+                    "type": type(failed).__name__,
+                    "message": failed.detail,
+                    "traceback": None,
+                    "last_lines": [],
+                }
+                await self._store.move_run(run["id"], "failed", {"node_id": None, "node_name": None, **cause})
+                failed.facts["run_id"] = run["id"]
+                raise
+            await self._watches.begin_attempt(run, flower_run_id, series_id)
+        return await self.one(run["id"])
+
+    async def _federation(self, flower: Flower, name: str | None) -> str:
+        """Give the federation to start in, "" for the SuperLink's default. Raises FederationUnknown."""
+        known = await flower.federations()
+        if name in (None, CONNECTION):
+            return ""
+        if name not in known:
+            may = ", ".join([CONNECTION, *known])
+            raise FederationUnknown(f"There is no federation {name!r}; there are: {may}.", federation_name=name)
+        return str(name)
+
+    def _arguments(self, extra_args: list[str]) -> dict[str, Any]:
+        """Read `--run-config 'key=value …'`, the one flag of `flwr run` that may be given. Raises ArgumentRefused."""
+        words = take(extra_args, {"--run-config": lambda text: None})
+        given: dict[str, Any] = {}
+        for text in words[1::2]:
+            given |= from_text(text)
+        return given
+
+    async def stop(self, run_id: str | None, reason: str = STOP_ASKED) -> dict[str, Any]:
+        """Ask a run to end, the one active REST-started run if none is named; give its row.
+
+        Raises NoActiveRun, RunNotFound, RunEnded.
+        """
+        run = await self.one(run_id) if run_id is not None else await self._active_by_rest()
+        if run["status"] in ENDS:
+            raise RunEnded(f"Run {run['id']} has {run['status']} already.", run_id=run["id"], status=run["status"])
+        watch = self._watches.of(run["id"])
+        if watch is not None:
+            await watch.ask("stop", reason)
+        elif run["flower_run_id"] is None:
+            await self._store.move_run(run["id"], "stopped", expected=["pending"])
+        return await self.one(run["id"])
+
+    async def ask(self, run_id: str, want: Want) -> dict[str, Any]:
+        """Ask a run to hold before its next round (pause), or to go on (run). Raises RunNotFound, RunEnded."""
+        run = await self.one(run_id)
+        watch = self._watches.of(run["id"])
+        if run["status"] in ENDS or watch is None:
+            told = f"Run {run['id']} is {run['status']} and cannot be paused or resumed."
+            raise RunEnded(told, run_id=run["id"], status=run["status"])
+        await watch.ask(want)
+        return await self.one(run["id"])
+
+    async def end_all(self, reason: str) -> None:
+        """End every active run, and wait until no ServerApp is left; KILL what stays."""
+        watches = self._watches.all()
+        await asyncio.gather(*(watch.ask("stop", reason) for watch in watches if not watch.has_ended), return_exceptions=True)
+        if watches:
+            await asyncio.wait([asyncio.create_task(watch.over.wait()) for watch in watches], timeout=END_ALL_S)
+        for watch in watches:
+            if watch.kill():
+                log.warning("run %s: its ServerApp was killed, since it did not end within %d s", watch.run_id, END_ALL_S)
+
+    async def active(self) -> list[dict[str, Any]]:
+        where = {"project_id": self._project_id, "status": ACTIVE}
+        return [self.shown(row) for row in await self._store.rows("run_list", where, limit=1000)]
+
+    async def _active_by_rest(self) -> dict[str, Any]:
+        found = [run for run in await self.active() if run["origin"] == "rest"] or await self.active()
+        if not found:
+            raise NoActiveRun()
+        return found[0]
+
+    async def one(self, run_id: str) -> dict[str, Any]:
+        """Find a run by its id, a Flower run id of one of its attempts, or its series id. Raises RunNotFound."""
+        found = await self._found(run_id)
+        if found is None:
+            raise RunNotFound(f"There is no run {run_id}.", run_id=run_id)
+        return self.shown(found)
+
+    async def id_of(self, run_id: str) -> str:
+        """Give a run's own id for any of its ids. Raises RunNotFound."""
+        return str((await self.one(run_id))["id"])
+
+    async def with_attempts(self, run_id: str) -> dict[str, Any]:
+        """Find a run, with a row for each of its attempts. Raises RunNotFound."""
+        run = await self.one(run_id)
+        return {**run, "attempts": await self._store.rows("attempt_list", {"run_id": run["id"]}, limit=1000)}
+
+    async def is_over(self, run_id: str) -> bool:
+        """Has it ended, and is everything read that it left behind?"""
+        run = await self._found(run_id)
+        return run is None or (run["status"] in ENDS and self._watches.of(run_id) is None)
+
+    async def _found(self, run_id: str) -> dict[str, Any] | None:
+        return await find(self._store, self._project_id, run_id)
+
+    def shown(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Add what only this server knows: where the run's directory is."""
+        folder = None if row["series_id"] is None else str(self._runs_dir / row["series_id"])
+        return {**row, "run_dir": folder}
+
+
+async def find(store: Store, project_id: str, run_id: str) -> dict[str, Any] | None:
+    """Find a run by any of its three ids."""
+    where: dict[str, Any] = {"project_id": project_id}
+    if UUID.fullmatch(run_id):
+        rows = await store.rows("run_list", {**where, "id": run_id}, limit=1)
+    elif run_id.isdigit() and len(run_id) <= 20:
+        attempts = await store.rows("attempt_list", {**where, "flower_run_id": run_id}, limit=1)
+        key = {"id": attempts[0]["run_id"]} if attempts else {"series_id": run_id}
+        rows = await store.rows("run_list", {**where, **key}, limit=1)
+    else:
+        return None
+    return rows[0] if rows else None

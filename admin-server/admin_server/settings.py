@@ -1,0 +1,53 @@
+"""What the admin server can be told by its environment, which nothing else here reads."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from control_plane.settings import ServerSettings
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode
+
+
+class Settings(ServerSettings):
+    host: str = Field("127.0.0.1", validation_alias=AliasChoices("ADMIN_HOST", "host"), description="Address of the REST API.")
+    port: int = Field(
+        8000,
+        ge=0,
+        le=65535,
+        validation_alias=AliasChoices("ADMIN_PORT", "port"),
+        description="Port of the REST API; 0: a free one.",
+    )
+    cors: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        validation_alias=AliasChoices("ADMIN_CORS", "cors"),
+        description="Origins of foreign pages, by commas.",
+    )
+    superlink_port: int = Field(9092, ge=1, le=65535, description="The SuperLink's port on 127.0.0.1, which serves everything.")
+    apps_dir: Path = Field(Path(), description="Folder whose subfolders are the Flower apps that may be run.")
+    database_url: SecretStr | None = Field(None, description="DSN of an existing Postgres instead of the embedded one.")
+    supabase_url: str | None = Field(None, description="Address of a Supabase project.")
+    supabase_key: SecretStr | None = Field(None, description="Service key of that project.")
+    project_slug: str = Field(
+        "fed-project", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="The project this server serves."
+    )
+    project_name: str = Field("Federated Project", min_length=1, max_length=200, description="Its name, for people.")
+    coordinator_node_id: str = Field("coordinator", min_length=1, max_length=200, description="External id of its node.")
+    coordinator_node_name: str = Field("Coordinator", min_length=1, max_length=200, description="Its name, for people.")
+    log_retention_days: float = Field(30, gt=0, description="Log lines of ended runs older than this are deleted.")
+
+    @field_validator("apps_dir")
+    @classmethod
+    def _existing(cls, value: Path) -> Path:
+        folder = value.expanduser().absolute()
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder")
+        return folder
+
+    @model_validator(mode="after")
+    def _no_supabase_yet(self) -> Self:
+        if self.supabase_url is not None or self.supabase_key is not None:
+            raise ValueError(
+                "SUPABASE_URL and SUPABASE_KEY are set, and this version has no door to Supabase's REST API: "
+                "set DATABASE_URL to the project's Postgres connection string instead"
+            )
+        return self

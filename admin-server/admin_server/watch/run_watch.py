@@ -1,0 +1,190 @@
+"""One attempt of a run, watched from its start until nothing more can come of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from admin_server.background import DONE
+from admin_server.control import ControlFile, Want
+from admin_server.errors import SuperlinkNotRunning, SuperlinkUnreachable
+from admin_server.flower import Flower, FlowerRun
+from admin_server.lost_nodes import LostNodes
+from admin_server.rundir import RunDirectory
+from admin_server.wanted import Wanted
+from admin_server.watch.outcome import DIED, STOP_ASKED, Outcome, cause_of, derive
+from admin_server.watch.process_end import Attempt, ProcessEnd
+from admin_server.watch.tails import JournalTail, ServerLogTail
+from db.store import Store
+
+log = logging.getLogger(__name__)
+ENDS = ("completed", "failed", "stopped")
+STOP_GRACE_S = 5.0  # the engine's own time to write its end line, before StopRun
+KILL_GRACE_S = 5.0  # after StopRun a ServerApp ends at its next call; one that computes makes none
+LEAVE_GRACE_S = 15.0  # a ServerApp that has written its end still saves files and says goodbye to the SuperLink
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a watch needs of the server around it."""
+
+    store: Store
+    runs_dir: Path
+    flower: Callable[[], Flower]
+    lost_nodes: LostNodes
+    wanted: Wanted
+    coordinator_name: str
+
+
+class RunWatch:
+    """Read what an attempt leaves behind, notice its end within a second, and write how it ended."""
+
+    def __init__(self, run: dict[str, Any], flower_run_id: str, noted: str | None, around: Surroundings) -> None:
+        self.run_id = str(run["id"])
+        self.flower_run_id = flower_run_id
+        self.status = str(run["status"])
+        self.flower: FlowerRun | None = None
+        self._around = around
+        self._noted = noted
+        self._directory = RunDirectory(around.runs_dir / str(run["series_id"]))
+        self._attempt = Attempt(self._directory.attempt(flower_run_id))
+        self._journal = JournalTail(around.store, self.run_id, self._directory, int(run["journal_offset"]))
+        self._log = ServerLogTail(around.store, self.run_id, self._directory, flower_run_id)
+        self._control = ControlFile(self._directory.control)
+        self._stop_asked_at = time.monotonic() if self.status == "stopping" else None
+        self._overtime_since: float | None = None
+        self.over = asyncio.Event()
+        self._stop_sent_at: float | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in ENDS
+
+    async def ask(self, want: Want, reason: str = STOP_ASKED) -> None:
+        """Want the engine to run, pause or stop; the reason of a stop is noted before anything is done."""
+        if want == "stop":
+            await self._note(reason)
+            if (moved := await self._around.store.move_run(self.run_id, "stopping")) is not None:
+                self.status = str(moved["status"])
+            self._stop_asked_at = self._stop_asked_at or time.monotonic()
+        self._control.ask(want)
+
+    async def step(self) -> object:
+        """Look once at everything; DONE when nothing more can come."""
+        end = self._attempt.end()  # before the files are read: what a dead process wrote is then read whole
+        await self._read()
+        if not self.has_ended:
+            await self._steer(end)
+            await self._conclude(end)
+        return await self._wind_up(end) if self.has_ended else None
+
+    def kill(self) -> bool:
+        """KILL the ServerApp; False when it is not there."""
+        return self._attempt.kill()
+
+    async def _read(self) -> None:
+        for record in await self._journal.catch_up():
+            if record["attempt"] != self.flower_run_id:
+                continue
+            if record["kind"] == "update" and record["status"] in ("lost", "late"):
+                self._around.wanted.cancel(record["node_id"], record["message_id"])
+            elif record["kind"] == "run.closed":
+                self.status = record["status"]
+            elif record["kind"] in ("run.opened", "run.paused", "run.resumed") and not self.has_ended:
+                self.status = "paused" if record["kind"] == "run.paused" else "running"
+        await self._log.catch_up()
+
+    async def _steer(self, end: ProcessEnd | None) -> None:
+        """Tell the engine who is lost, tell the store that it runs, and make a stop happen that the engine does not."""
+        if end is None and self._directory.journal.exists():
+            self._control.lose(self._around.lost_nodes.reasons())
+        if self.status == "starting" and self.flower is not None and self.flower.status == "running":
+            moved = await self._around.store.move_run(self.run_id, "running", expected=["starting"])
+            self.status = "running" if moved is not None else self.status
+        if self._stop_asked_at is None:
+            return
+        waited_s = time.monotonic() - self._stop_asked_at
+        if waited_s > STOP_GRACE_S or end is not None or not self._directory.journal.exists():
+            await self._stop_run()
+        if waited_s > STOP_GRACE_S + KILL_GRACE_S and self._attempt.kill():
+            log.warning("run %s: its ServerApp did not end when asked to, and was killed", self.run_id)
+
+    async def _conclude(self, end: ProcessEnd | None) -> None:
+        """Write the run's end, once somebody who is entitled to has said it."""
+        if end is None and self._attempt.process() is not None:
+            self._kill_overtime(since_end=_is_over(self.flower))
+            return
+        stop_sent = self._stop_sent_at is not None
+        flower = await self._ask_flower() if end is not None or stop_sent or _is_over(self.flower) else self.flower
+        if end is not None and not _is_over(flower):
+            if flower is None and end.is_clean and self._noted is None:
+                return  # code 0 alone says nothing: wait until the SuperLink can be asked
+            await self._note(f"{DIED}: {end.words()}")
+            await self._stop_run()
+        if end is None and not stop_sent and not _is_over(flower):
+            return  # not started yet
+        outcome = derive(self._noted, flower, end)
+        if outcome is not None:
+            await self._end(outcome, end)
+
+    async def _end(self, outcome: Outcome, end: ProcessEnd | None) -> None:
+        cause = None
+        if outcome.status == "failed":
+            cause = cause_of(outcome.reason, self._attempt, end, self._around.coordinator_name)
+        moved = await self._around.store.move_run(self.run_id, outcome.status, cause)
+        self.status = str(moved["status"]) if moved is not None else outcome.status
+        log.info("run %s %s: %s", self.run_id, self.status, outcome.reason)
+
+    async def _wind_up(self, end: ProcessEnd | None) -> object:
+        """After the end: tell the sites, and see that neither process nor Flower run outlives it."""
+        self._around.wanted.run_over(self.flower_run_id)
+        if end is None and self._attempt.process() is not None:
+            self._kill_overtime(since_end=True)
+            return None
+        if not _is_over(self.flower) and not _is_over(await self._ask_flower()):
+            await self._stop_run()
+        await self._read()
+        self.over.set()
+        return DONE
+
+    def _kill_overtime(self, *, since_end: bool) -> None:
+        """KILL a ServerApp that is still there long after its run ended."""
+        self._overtime_since = (self._overtime_since or time.monotonic()) if since_end else None
+        over = self._overtime_since is not None and time.monotonic() - self._overtime_since > LEAVE_GRACE_S
+        if over and self._attempt.kill():
+            log.warning("run %s: its ServerApp stayed after the run's end, and was killed", self.run_id)
+
+    async def _note(self, reason: str) -> None:
+        if self._noted is None:
+            await self._around.store.note_attempt(self.flower_run_id, reason)
+            self._noted = reason
+
+    async def _ask_flower(self) -> FlowerRun | None:
+        """Ask the SuperLink now; a run that it does not know (its state was lost) has failed."""
+        try:
+            found = await self._around.flower().run(self.flower_run_id)
+        except (SuperlinkUnreachable, SuperlinkNotRunning):
+            return None
+        if found is None:
+            gone = "the SuperLink does not know this run any more"
+            found = FlowerRun(self.flower_run_id, "", "", "", "finished", "failed", gone, {})
+        self.flower = found
+        return found
+
+    async def _stop_run(self) -> None:
+        if self._stop_sent_at is not None:
+            return
+        try:
+            await self._around.flower().stop_run(self.flower_run_id)
+        except (SuperlinkUnreachable, SuperlinkNotRunning) as away:
+            log.info("run %s cannot be ended at the SuperLink: %s", self.run_id, away)
+        self._stop_sent_at = time.monotonic()
+
+
+def _is_over(flower: FlowerRun | None) -> bool:
+    return flower is not None and flower.status == "finished"

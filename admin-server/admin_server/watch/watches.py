@@ -1,0 +1,123 @@
+"""All attempts that are being watched, and how new ones are found: in our own rows at boot, then in Flower's list of runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from admin_server.background import DONE, Background
+from admin_server.flower import PAGE, Flower, FlowerRun
+from admin_server.watch.run_watch import RunWatch, Surroundings
+
+log = logging.getLogger(__name__)
+ACTIVE = ["pending", "starting", "running", "paused", "stopping"]
+STEP_S = 0.25
+DISCOVER_S = 1.0
+ENDED_LOOKED_AT = 20  # ended runs whose last lines may have come while this server was away
+
+
+class Watches:
+    """The watches by Flower run id, each with its own loop."""
+
+    def __init__(self, around: Surroundings, project_id: str, background: Background) -> None:
+        self._around = around
+        self._project_id = project_id
+        self._background = background
+        self._by_flower_id: dict[str, RunWatch] = {}
+        self._finished: set[str] = set()
+        self._starting: Counter[str] = Counter()
+        self._has_listed_all = False
+
+    async def begin(self) -> None:
+        """Take up what this project's rows say is active, then look for more for ever."""
+        for status in (ACTIVE, None):
+            where: dict[str, Any] = {"project_id": self._project_id} | ({"status": status} if status else {})
+            for run in await self._around.store.rows("run_list", where, limit=1000 if status else ENDED_LOOKED_AT):
+                if run["flower_run_id"] is not None:
+                    await self._watch(run, run["flower_run_id"])
+        self._background.repeat("discovery of runs", self._discover, DISCOVER_S)
+
+    def of(self, run_id: str) -> RunWatch | None:
+        """The watch of a run's newest attempt, while it is watched."""
+        found = [watch for watch in self._by_flower_id.values() if watch.run_id == run_id]
+        return found[-1] if found else None
+
+    def all(self) -> list[RunWatch]:
+        """Every attempt that is still being looked at, ended ones whose last words are being read too."""
+        return list(self._by_flower_id.values())
+
+    @asynccontextmanager
+    async def starting(self, fab_hash: str) -> AsyncIterator[None]:
+        """Leave unknown Flower runs of this FAB alone, while a StartRun of ours is under way."""
+        self._starting[fab_hash] += 1
+        try:
+            yield
+        finally:
+            self._starting[fab_hash] -= 1
+
+    async def begin_attempt(self, run: dict[str, Any], flower_run_id: str, series_id: str) -> None:
+        """Record that Flower runs this run now, and watch it; one that was stopped meanwhile is ended at once."""
+        attempt = await self._around.store.begin_attempt(run["id"], flower_run_id, series_id)
+        row = {**run, "status": attempt["run_status"], "series_id": series_id, "journal_offset": 0}
+        watch = await self._watch(row, flower_run_id)
+        if watch.has_ended:
+            await self._around.flower().stop_run(flower_run_id)
+
+    async def _watch(self, run: dict[str, Any], flower_run_id: str) -> RunWatch:
+        if (known := self._by_flower_id.get(flower_run_id)) is not None:
+            return known
+        attempts = await self._around.store.rows("attempt_list", {"flower_run_id": flower_run_id})
+        watch = RunWatch(run, flower_run_id, attempts[0]["reason"] if attempts else None, self._around)
+        self._by_flower_id[flower_run_id] = watch
+
+        async def step() -> object:
+            done = await watch.step()
+            if done is DONE:
+                self._by_flower_id.pop(flower_run_id, None)
+                self._finished.add(flower_run_id)
+            return done
+
+        self._background.repeat(f"watch of run {watch.run_id}", step, STEP_S)
+        return watch
+
+    async def _discover(self) -> None:
+        """Look at Flower's runs, newest first, until a page has nothing new; all pages at the first time."""
+        flower = self._around.flower()
+        seen: set[str] = set()
+        skip = 0
+        while page := await flower.runs(skip):
+            news = [run for run in page if not self._is_known(run)]
+            for run in page:
+                seen.add(run.flower_run_id)
+                if (watch := self._by_flower_id.get(run.flower_run_id)) is not None:
+                    watch.flower = run
+            for run in reversed(news):
+                await self._adopt(run)
+            skip += PAGE
+            if len(page) < PAGE or (self._has_listed_all and not news):
+                break
+        self._has_listed_all = True
+        await self._refresh(flower, [watch for watch in self.all() if watch.flower_run_id not in seen])
+
+    async def _refresh(self, flower: Flower, watches: list[RunWatch]) -> None:
+        for watch, run in zip(watches, await asyncio.gather(*(flower.run(w.flower_run_id) for w in watches)), strict=True):
+            watch.flower = run or watch.flower
+
+    def _is_known(self, run: FlowerRun) -> bool:
+        return run.flower_run_id in self._by_flower_id or run.flower_run_id in self._finished
+
+    async def _adopt(self, run: FlowerRun) -> None:
+        """Make a row of a run that was started from a shell, or find the intent that it belongs to."""
+        if self._starting[run.fab_hash]:
+            return
+        row = await self._around.store.adopt_run(
+            self._project_id, run.flower_run_id, run.series_id, run.fab_id, run.fab_hash, run.config
+        )
+        if row["adopted"] != "attempt":
+            log.info("run %s is Flower's run %s (%s)", row["id"], run.flower_run_id, row["adopted"])
+        watch = await self._watch({**row, "series_id": run.series_id}, run.flower_run_id)
+        watch.flower = run
