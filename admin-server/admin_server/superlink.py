@@ -13,7 +13,7 @@ from control_plane.environment import child_environment
 from control_plane.errors import StartFailed
 from control_plane.files import read_json, write_json
 from control_plane.probes import Probe, http_ok, log_line
-from control_plane.process import SupervisedProcess
+from control_plane.process import State, SupervisedProcess
 from pydantic import ValidationError
 
 from admin_server import flwr_config
@@ -24,7 +24,7 @@ from admin_server.kept import Kept, Launch
 from admin_server.schemas import SuperlinkStart
 from admin_server.settings import Settings
 from admin_server.superlink_plan import SuperlinkPlan, plan
-from db.errors import DatabaseUnavailable
+from db.errors import DatabaseUnavailable, Refused
 from db.store import Store
 
 log = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ class Superlink:
     async def _note_change(self, process: SupervisedProcess) -> None:
         end = process.exit
         told = {"pid": process.pid, "reason": end.reason if end else None, "last_lines": end.last_lines if end else None}
-        if self._session_id is not None:
+        if self._session_id is not None and process.state is not State.STARTING:  # a session is made as starting
             self._changes.append({"session_id": self._session_id, "status": str(process.state), **told})
         if not process.is_alive:
             self._session_id = None
@@ -221,5 +221,8 @@ class Superlink:
     async def _tell_changes(self) -> None:
         """Write what happened to the SuperLink's session, in order; what cannot be written now waits."""
         while self._changes:
-            await self._store.move_session(**self._changes[0])
+            try:
+                await self._store.move_session(**self._changes[0])
+            except Refused as refused:
+                log.warning("the SuperLink's session keeps its state: %s", refused)
             self._changes.popleft()
