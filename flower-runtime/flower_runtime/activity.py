@@ -61,5 +61,9 @@ def _repair(path: Path) -> int:
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    last = whole.splitlines()[-1:]
-    return int(json.loads(last[0])["seq"]) if last else 0
+    for line in reversed(whole.splitlines()):
+        try:
+            return int(json.loads(line)["seq"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return 0

@@ -55,9 +55,9 @@ class Attempt:
         return child_environment(os.environ, ours)
 
     def note_failed_start(self, reason: str) -> None:
-        """Leave the reason in exit.json, where a directory for it could be made."""
-        if self.directory.is_dir():
-            write_exit(self.directory / "exit.json", None, [reason])
+        """Leave the reason in exit.json. Raises OSError where that cannot be written either."""
+        self._make_directory()
+        write_exit(self.directory / "exit.json", None, [reason])
 
     def _make_directory(self) -> None:
         for directory in (self.run_dir, self.run_dir / "attempts", self.directory):

@@ -39,6 +39,11 @@ class NodeSettings:
     def clientapps_dir(self) -> Path:
         return self.state_dir / "clientapps"
 
+    def clientapp_environment(self) -> dict[str, str]:
+        """Build a ClientApp's environment: the allow-list, its cache, and what of its logs leaves the site."""
+        ours = {"ESPALIER_CACHE_DIR": str(self.cache_dir), "ESPALIER_FORWARD_LOGS": self.forward_logs}
+        return child_environment(os.environ, ours)
+
 
 class ClientApps:
     """Runs in two threads: one starts and watches processes, one asks SuperLink whether their runs still run."""
@@ -106,7 +111,7 @@ class ClientApps:
         settings = self._settings
         folder = settings.clientapps_dir / run_id / task.message_id
         try:
-            process = ClientAppProcess(folder, task, settings.runtime_api, self.environment(), settings.cache_dir)
+            process = ClientAppProcess(folder, task, settings.runtime_api, settings.clientapp_environment(), settings.cache_dir)
         except OSError as error:
             self._activity.note(
                 "clientapp.died", flower_run_id=run_id, message_id=task.message_id, reason=f"could not be started: {error}"
@@ -163,12 +168,6 @@ class ClientApps:
                         self._over.add(run_id)
                 except Exception as error:
                     print(f"[RUN {run_id}] SuperLink does not say whether it still runs: {error!r:.200}", flush=True)
-
-    def environment(self) -> dict[str, str]:
-        """Build a ClientApp's environment: the allow-list, its cache, and what of its logs leaves the site."""
-        settings = self._settings
-        ours = {"ESPALIER_CACHE_DIR": str(settings.cache_dir), "ESPALIER_FORWARD_LOGS": settings.forward_logs}
-        return child_environment({"FLWR_HOME": str(settings.state_dir / "flwr-home")} | os.environ, ours)
 
     def _remove_old_folders(self) -> None:
         live = {process.folder for process in self._live}

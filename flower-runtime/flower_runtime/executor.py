@@ -7,6 +7,7 @@ Prints `executor ready` when SuperLink has answered once. ServerApps outlive it 
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -19,13 +20,13 @@ from typing import NoReturn
 
 from flower_runtime import stock
 from flower_runtime.attempts import Attempt
-from flower_runtime.environment import QUIET
+from flower_runtime.environment import QUIET, child_environment
+from flower_runtime.outage import Outage
 from flower_runtime.pins import PINS
 from flower_runtime.selfcheck import faults
 from flower_runtime.tasks import ServerAppTask, Tasks, Unreachable
 
 _POLL_S = 0.5
-_LONGEST_RETRY_S = 2.0
 # A task that was taken and not started within 30 s is handed out again, so later than this it is somebody else's.
 _SERIES_PATIENCE_S = 20.0
 
@@ -41,7 +42,7 @@ def main() -> None:
     changed = faults(PINS["executor"])
     if changed:
         log.error("this Flower is not the one we know (%s): starting flower-superexec instead", "; ".join(changed))
-        stock.become("flower-superexec", _superexec_arguments(args))
+        stock.become("flower-superexec", _superexec_arguments(args), child_environment(os.environ, {}))
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     os.umask(0o077)
@@ -52,24 +53,23 @@ def main() -> None:
 
 def _take_for_ever(tasks: Tasks, args: argparse.Namespace) -> NoReturn:
     wrappers: list[subprocess.Popen[bytes]] = []
-    ready, wait_s = False, _POLL_S
+    outage = Outage(_POLL_S)
+    ready = False
     while True:
+        wrappers = [each for each in wrappers if each.poll() is None]
         try:
             task = tasks.acquire()
         except Unreachable as error:
-            wait_s = min(wait_s * 1.5, _LONGEST_RETRY_S)
-            log.warning("SuperLink at %s: %s; trying again in %.1f s", args.runtime_api, error, wait_s)
-            time.sleep(wait_s)
+            outage.wait(f"SuperLink at {args.runtime_api}: {error}")
             continue
-        wait_s = _POLL_S
+        outage.end()
         if not ready:
             ready = True
             print("executor ready", flush=True)
-        if task is not None and (wrapper := _start(tasks, task, args)):
+        if task is None:
+            time.sleep(_POLL_S)
+        elif wrapper := _start(tasks, task, args):
             wrappers.append(wrapper)
-            continue  # more may be waiting
-        wrappers = [each for each in wrappers if each.poll() is None]
-        time.sleep(_POLL_S)
 
 
 def _start(tasks: Tasks, task: ServerAppTask, args: argparse.Namespace) -> subprocess.Popen[bytes] | None:
@@ -81,8 +81,10 @@ def _start(tasks: Tasks, task: ServerAppTask, args: argparse.Namespace) -> subpr
     try:
         wrapper = attempt.start(task.token, ["--runtime-api-address", args.runtime_api, *connection])
     except OSError as error:
-        log.error("run %s: the ServerApp could not be started: %s", task.run_id, error)
-        attempt.note_failed_start(f"the ServerApp could not be started: {error}")
+        reason = f"the ServerApp could not be started: {error}"
+        log.error("run %s: %s", task.run_id, reason)
+        with contextlib.suppress(OSError):  # it is in the log
+            attempt.note_failed_start(reason)
         return None
     log.info("run %s: ServerApp started, directory %s", task.run_id, attempt.directory)
     return wrapper

@@ -47,7 +47,7 @@ class Handover:
         log_plainly()
         retry_soon()
         ask_objects_soon(_LOOP, "pull_objects")
-        replace(_LOOP, "time", SimpleNamespace(sleep=self._sleep))
+        replace(_LOOP, "time", SimpleNamespace(**{**vars(time), "sleep": self._sleep}))
         self._see_messages()
         self._see_connection()
         _survive_failed_heartbeats()

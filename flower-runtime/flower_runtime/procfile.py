@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 
 def now_text() -> str:
     """Say the time as RFC 3339 in UTC, with milliseconds."""
@@ -45,6 +43,8 @@ def start_mark(pid: int) -> str | None:
     Linux: field 22 of /proc/<pid>/stat, ticks since boot. Elsewhere: the time that psutil gives.
     """
     if sys.platform != "linux":
+        import psutil  # not on Linux, where it would double the memory of a run's wrapper
+
         try:
             process = psutil.Process(pid)
             return None if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())

@@ -3,12 +3,12 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 
-def become(command: str, arguments: Sequence[str]) -> NoReturn:
+def become(command: str, arguments: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     """Replace this process by Flower's command, the one of this Python first. Keeps the pid and the output files."""
     beside = Path(sys.executable).parent / command
     path = str(beside) if beside.exists() else shutil.which(command)
@@ -16,7 +16,7 @@ def become(command: str, arguments: Sequence[str]) -> NoReturn:
         print(f"{command} is not installed beside {sys.executable} nor on PATH", flush=True)
         sys.exit(2)
     sys.stdout.flush()
-    os.execv(path, [command, *arguments])  # noqa: S606 - arguments are our own supervisor's
+    os.execve(path, [command, *arguments], dict(environment))  # noqa: S606 - arguments are our own supervisor's
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -40,15 +40,17 @@ def main() -> None:
     os.environ.update(QUIET)
     stock_arguments = ["--host", args.listen[0], "--port", str(args.listen[1]), *flowers]
 
+    sockets = [_open(address) for address in (args.listen, args.public) if address]
     changed = faults(PINS["superlink"])
     if changed:
         print(f"this Flower is not the one we guard ({'; '.join(changed)}): starting flower-superlink unguarded", flush=True)
         if args.public:
             print("refusing --public: without the guard everybody who reaches that port could start runs", flush=True)
             sys.exit(2)
-        stock.become("flower-superlink", stock_arguments)
+        for opened in sockets:
+            opened.close()
+        stock.become("flower-superlink", stock_arguments, os.environ)
 
-    sockets = [_open(address) for address in (args.listen, args.public) if address]
     replace(_COMMAND, "uvicorn", SimpleNamespace(run=functools.partial(_serve, sockets, args.listen[1])))
     log_plainly()
     _leave_out_questions_of_nodes()

@@ -6,11 +6,13 @@ Exits 75 when Flower's loop has ended by itself, which stock leaves as a zombie.
 """
 
 import argparse
+import fcntl
 import logging
 import os
 import secrets
 import sys
 import threading
+import traceback
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -42,12 +44,15 @@ def main() -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ.setdefault("FLWR_HOME", str(args.state_dir / "flwr-home"))
 
+    runtime_api = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    settings = NodeSettings(args.state_dir, args.wanted_file, args.cache_dir, args.forward_logs, args.node_name, runtime_api)
+
     changed = faults(PINS["supernode"])
     if changed:
         print(f"this Flower is not the one we watch ({'; '.join(changed)}): starting flower-supernode as stock", flush=True)
-        stock.become("flower-supernode", [*flowers, "--isolation", "subprocess"])
+        stock.become("flower-supernode", [*flowers, "--isolation", "subprocess"], settings.clientapp_environment())
 
-    settings = NodeSettings(args.state_dir, args.wanted_file, args.cache_dir, args.forward_logs, args.node_name, f"{host}:{port}")
+    _lock(args.state_dir)
     end_leftovers(settings)
     handover = Handover()
     handover.install()
@@ -69,6 +74,9 @@ def _run_flower() -> int:
         original("flwr.supernode.cli.flower_supernode", "flower_supernode")()
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except Exception:
+        traceback.print_exc()
+        return 1
     print("SuperNode's loop has ended by itself; exiting so that it is restarted", flush=True)
     return RESTART_ME
 
@@ -100,6 +108,16 @@ def _refusal(flowers: list[str], host: str, port: str) -> str | None:
     except OSError as error:
         return f"SuperNode cannot listen on {host}:{port}: {error.strerror or error}"
     return None
+
+
+def _lock(state_dir: Path) -> None:
+    """Hold the directory until this process ends: another SuperNode in it would take our ClientApps for leftovers."""
+    descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another SuperNode works in {state_dir}", flush=True)
+        sys.exit(2)
 
 
 def _write_secret(path: Path) -> Path:

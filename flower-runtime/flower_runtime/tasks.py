@@ -46,7 +46,7 @@ class Tasks:
 
         try:
             answer = self._runtime.AcquireTask(AcquireTaskRequest(supported_task_types=[self._task_type]))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ValueError) as error:
             raise Unreachable(_sentence(error)) from error
         if not answer.HasField("task") or not answer.token:
             return None
@@ -58,14 +58,14 @@ class Tasks:
 
         try:
             answer = self._control.ListRuns(ListRunsRequest(run_id=run_id))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ValueError) as error:
             raise Unreachable(_sentence(error)) from error
         if run_id not in answer.run_dict:
             raise Unreachable(f"run {run_id} is not in its list")
         return str(answer.run_dict[run_id].series_id)
 
 
-def _sentence(error: httpx.HTTPError) -> str:
+def _sentence(error: Exception) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         return f"HTTP {error.response.status_code} {error.response.text[:200]}"
     return str(error) or type(error).__name__

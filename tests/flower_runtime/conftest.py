@@ -75,8 +75,8 @@ def main(grid, context):
     for number in range(1, config["rounds"] + 1):
         begin = time.monotonic()
         nodes = list(grid.get_node_ids())
-        record = {"config": ConfigRecord({"round": number, "behaviour": config["behaviour"]})}
-        sent = grid.push_messages([Message(RecordDict(record), dst_node_id=n, message_type="train", group_id=str(number)) for n in nodes])
+        record = RecordDict({"config": ConfigRecord({"round": number, "behaviour": config["behaviour"]})})
+        sent = grid.push_messages([Message(record, dst_node_id=n, message_type="train", group_id=str(number)) for n in nodes])
         open_ids, deadline = set(sent), time.monotonic() + config["wait"]
         while open_ids and time.monotonic() < deadline:
             for reply in grid.pull_messages(list(open_ids)):
@@ -100,7 +100,8 @@ cache = pathlib.Path(os.environ["ESPALIER_CACHE_DIR"])
 
 @app.train()
 def train(message, context):
-    behaviour = message.content["config"]["behaviour"]
+    behaviours = message.content["config"]["behaviour"].split("+")  # of site-a, of site-b
+    behaviour = behaviours[0 if context.node_config["name"] == "site-a" else -1]
     (cache / "environment.json").write_text(json.dumps(dict(os.environ)))
     print("client says hello", flush=True)
     if behaviour == "exit":
@@ -108,6 +109,8 @@ def train(message, context):
         os._exit(3)
     if behaviour == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "terminated":
+        os.kill(os.getpid(), signal.SIGTERM)
     if behaviour == "raises":
         raise KeyError("no such column")
     if behaviour == "slow":

@@ -36,7 +36,7 @@ def test_a_run_goes_on_while_superlink_is_killed_and_started_again(stack: Stack)
     assert stack.wait_end(run, 60) == "completed"
     assert [reply["error"] for reply in stack.replies(run)] == [None] * 4
     assert [node.process.poll() for node in stack.nodes if node.process] == [None, None]
-    assert stack.wait_end(stack.begin("echo")) == "completed", "the executor has found SuperLink again"
+    assert stack.wait_end(stack.begin("server-raises")) == "failed", "the executor has found SuperLink again"
 
 
 def test_superlink_ends_soon_although_a_client_keeps_its_connection(stack: Stack) -> None:

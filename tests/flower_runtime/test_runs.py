@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from tests.flower_runtime.conftest import Stack, WaitFor
+    from tests.flower_runtime.conftest import Node, Stack, WaitFor
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -56,7 +56,7 @@ def test_each_message_has_its_folder_and_its_lines_in_the_activity(stack: Stack,
             wait_for("exit.json", (folder / "exit.json").exists)
             assert sorted(each.name for each in folder.iterdir()) == ["exit.json", "output.log", "proc.json"]
             assert "client says hello" in json.loads((folder / "exit.json").read_text())["last_lines"]
-        lines = wait_for("activity", lambda node=node: _of_run(node.activity(), echo, 4))
+        lines = _activity(node, echo, 4, wait_for)
         assert [line["event"] for line in lines].count("message.ended") == 2
         assert {line["message_id"] for line in lines} == {folder.name for folder in folders}
         assert [line["seq"] for line in node.activity()] == list(range(1, len(node.activity()) + 1))
@@ -102,68 +102,60 @@ def test_the_public_port_serves_the_fleet_api_and_health_alone(stack: Stack) -> 
     assert stack.get("/docs") == 200
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "how", "last_line"),
-    [("exit", "exit code 3", "last words"), ("killed", "killed by signal 9 (SIGKILL)", "client says hello")],
-)
-def test_a_dead_clientapp_is_answered_for_at_once(
-    stack: Stack, wait_for: WaitFor, behaviour: str, how: str, last_line: str
-) -> None:
-    run = stack.begin(behaviour)
+def test_a_dead_clientapp_is_answered_for_at_once(stack: Stack, wait_for: WaitFor) -> None:
+    run = stack.begin("exit+killed")
     assert stack.wait_end(run) == "completed"
     replies = stack.replies(run)
     assert [reply["error"]["code"] for reply in replies] == [8, 8]
     reasons = sorted(reply["error"]["reason"].splitlines() for reply in replies)
-    assert [reason[0] for reason in reasons] == [f"ClientApp of site-a: {how}", f"ClientApp of site-b: {how}"]
-    assert [reason[-1] for reason in reasons] == [last_line, last_line]
-    for node in stack.nodes:
-        died = wait_for("activity", lambda node=node: _of_run(node.activity(), run, 2))[-1]
+    hows = ["exit code 3", "killed by signal 9 (SIGKILL)"]
+    assert [reason[0] for reason in reasons] == [f"ClientApp of site-a: {hows[0]}", f"ClientApp of site-b: {hows[1]}"]
+    last_lines = ["last words", "client says hello"]
+    assert [reason[-1] for reason in reasons] == last_lines
+    for node, how, last_line in zip(stack.nodes, hows, last_lines, strict=True):
+        died = _activity(node, run, 2, wait_for)[-1]
         assert (died["event"], died["reason"], died["last_lines"][-1]) == ("clientapp.died", how, last_line)
         assert min(reply["at"] for reply in replies) - datetime.fromisoformat(died["at"]).timestamp() < 5
 
 
-def test_an_exception_is_flowers_to_answer_and_its_traceback_is_kept(stack: Stack, wait_for: WaitFor) -> None:
-    run = stack.begin("raises")
+def test_a_traceback_is_kept_and_a_terminated_clientapp_is_answered_for(stack: Stack, wait_for: WaitFor) -> None:
+    run = stack.begin("raises+terminated")
     assert stack.wait_end(run) == "completed"
-    assert [reply["error"]["code"] for reply in stack.replies(run)] == [2, 2]
-    ended = wait_for("activity", lambda: _of_run(stack.nodes[0].activity(), run, 2))[-1]
-    assert (ended["event"], ended["rc"]) == ("message.ended", 1)
-    assert any("no such column" in line for line in ended["last_lines"])
+    assert sorted(reply["error"]["code"] for reply in stack.replies(run)) == [2, 8]
+    raised, terminated = (_activity(node, run, 2, wait_for)[-1] for node in stack.nodes)
+    assert (raised["event"], raised["rc"]) == ("message.ended", 1)
+    assert any("no such column" in line for line in raised["last_lines"])
+    assert (terminated["event"], terminated["reason"]) == ("clientapp.died", "exit code 0")
 
 
-@pytest.mark.parametrize("behaviour", ["sleeps", "busy"])
-def test_stopping_a_run_ends_its_clientapps_and_frees_the_nodes(stack: Stack, wait_for: WaitFor, behaviour: str) -> None:
-    run = stack.begin(behaviour)
+def test_stopping_a_run_ends_its_clientapps_and_frees_the_nodes(stack: Stack, wait_for: WaitFor) -> None:
+    run = stack.begin("sleeps+busy")
     pids = [node.wait_clientapp(run)["pid"] for node in stack.nodes]
-    pids += [_helper(node.cache_dir) for node in stack.nodes] if behaviour == "sleeps" else []
+    pids.append(_helper(stack.nodes[0].cache_dir))
     stack.stop(run)
     wait_for("every process of the run is dead", lambda: not any(_is_alive(pid) for pid in pids), 15)
-    cancelled = wait_for("activity", lambda: _of_run(stack.nodes[0].activity(), run, 2))[-1]
-    assert cancelled["event"] == "message.cancelled"
-    assert cancelled["reason"] == "killed by signal 9 (SIGKILL): its run is over"
+    for node in stack.nodes:
+        cancelled = _activity(node, run, 2, wait_for)[-1]
+        assert cancelled["event"] == "message.cancelled"
+        assert cancelled["reason"] == "killed by signal 9 (SIGKILL): its run is over"
     assert stack.wait_end(stack.begin("echo")) == "completed"
 
 
-def test_the_wanted_file_ends_a_clientapp_without_asking_superlink(stack: Stack, wait_for: WaitFor) -> None:
-    run, node = stack.begin("sleeps", wait=8.0), stack.nodes[0]
-    pid = node.wait_clientapp(run)["pid"]
-    _write_wanted(node.wanted_file, {"seq": 1, "over_runs": [str(run)], "cancelled_messages": []})
-    wait_for("the ClientApp is dead", lambda: not _is_alive(pid), 10)
-    reply = wait_for("the reply", lambda: stack.replies(run))[0]
-    assert reply["error"]["reason"].splitlines()[0] == "ClientApp of site-a: killed by signal 9 (SIGKILL): its run is over"
-    stack.stop(run)
-    node.wanted_file.unlink()
-
-
-def test_a_cancelled_message_is_answered_and_its_run_goes_on(stack: Stack, wait_for: WaitFor) -> None:
-    run, node = stack.begin("sleeps", wait=60.0), stack.nodes[1]
-    pid = node.wait_clientapp(run)["pid"]
-    _write_wanted(node.wanted_file, {"seq": 2, "over_runs": [], "cancelled_messages": [node.clientapps(run)[0].name]})
-    wait_for("the ClientApp is dead", lambda: not _is_alive(pid), 10)
-    assert "its message was cancelled" in wait_for("the reply", lambda: stack.replies(run))[0]["error"]["reason"]
-    assert stack.run(run).status.status == "running"
-    stack.stop(run)
-    node.wanted_file.unlink()
+def test_the_wanted_file_ends_clientapps_without_asking_superlink(stack: Stack, wait_for: WaitFor) -> None:
+    run = stack.begin("sleeps", wait=60.0)
+    pids = [node.wait_clientapp(run)["pid"] for node in stack.nodes]
+    over, cancelled = stack.nodes
+    _write_wanted(over.wanted_file, {"seq": 1, "over_runs": [str(run)], "cancelled_messages": []})
+    _write_wanted(cancelled.wanted_file, {"seq": 1, "over_runs": [], "cancelled_messages": [cancelled.clientapps(run)[0].name]})
+    wait_for("the ClientApps are dead", lambda: not any(_is_alive(pid) for pid in pids), 10)
+    assert stack.wait_end(run) == "completed", "to SuperLink the run went on"
+    reasons = sorted(reply["error"]["reason"].splitlines()[0] for reply in stack.replies(run))
+    assert reasons == [
+        "ClientApp of site-a: killed by signal 9 (SIGKILL): its run is over",
+        "ClientApp of site-b: killed by signal 9 (SIGKILL): its message was cancelled",
+    ]
+    for node in stack.nodes:
+        node.wanted_file.unlink()
 
 
 def test_a_serverapp_that_raises_leaves_its_traceback(stack: Stack, wait_for: WaitFor) -> None:
@@ -184,9 +176,14 @@ def test_a_killed_serverapp_is_said_to_be_killed(stack: Stack, wait_for: WaitFor
     assert stack.wait_end(run) == "stopped"
 
 
-def _of_run(lines: list[dict[str, Any]], run: int, count: int) -> list[dict[str, Any]] | None:
-    found = [line for line in lines if line["flower_run_id"] == str(run)]
-    return found if len(found) >= count else None
+def _activity(node: Node, run: int, count: int, wait_for: WaitFor) -> list[dict[str, Any]]:
+    """Wait for so many lines of a run in a node's activity."""
+
+    def lines() -> list[dict[str, Any]]:
+        found = [line for line in node.activity() if line["flower_run_id"] == str(run)]
+        return found if len(found) >= count else []
+
+    return wait_for("activity", lines)
 
 
 def _ended(stack: Stack, run: int, wait_for: WaitFor) -> dict[str, Any]:

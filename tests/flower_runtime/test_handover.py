@@ -1,0 +1,171 @@
+"""The meeting of Flower's loop and our supervision, on Flower's own node state, without processes."""
+
+from typing import Any
+
+import pytest
+from flower_runtime.handover import ClientAppTask, Handover
+
+RUN, NODE = 11, 22
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> tuple[Handover, Any]:
+    """Give a handover that is built into Flower, and an empty node state. Flower is as before afterwards."""
+    from flwr.supercore import heartbeat
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supercore.retry import http_retry
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+    for owner, name in [
+        (start_client_internal, "time"),
+        (start_client_internal, "pull_objects"),
+        (start_client_internal, "http_request_response"),
+        (fleet_http_connection, "HeartbeatSender"),
+        (http_retry, "MAX_RETRY_DELAY"),
+        (heartbeat, "exponential"),
+        (InMemoryNodeState, "store_message"),
+    ]:
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    for name, value in {"_run_id": RUN, "_node_id": NODE, "_task_id": 1}.items():
+        monkeypatch.setattr(TaskIdentity, name, value)
+    handover = Handover()
+    handover.install()
+    state = InMemoryNodeState(ObjectStoreFactory().store())
+    state.set_node_id(NODE)
+    return handover, state
+
+
+def _message(text: str) -> Any:
+    from flwr.app import ConfigRecord, Message, RecordDict
+
+    message = Message(RecordDict({"config": ConfigRecord({"text": text})}), dst_node_id=NODE, message_type="train")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return message
+
+
+def _reply(message: Any) -> Any:
+    from flwr.app import ConfigRecord, Message, RecordDict
+
+    reply = Message(RecordDict({"config": ConfigRecord({"text": "reply"})}), reply_to=message)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    return reply
+
+
+def _arrive(state: Any, message: Any) -> None:
+    """Do with a message what Flower's loop does: make its task, register its objects, store it."""
+    from flwr.supercore.inflatable.inflatable_object import get_object_tree
+
+    state.create_task(task_type="flwr-clientapp", run_id=RUN, fab_hash="f" * 64)
+    state.object_store.preregister(RUN, get_object_tree(message))
+    state.store_message(message)
+
+
+def _upload(state: Any, reply: Any, *, whole: bool) -> None:
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+
+    state.object_store.preregister(RUN, get_object_tree(reply))
+    state.store_message(reply)
+    if whole:
+        for object_id, each in get_all_nested_objects(reply).items():
+            state.object_store.put(object_id, each.deflate())
+
+
+def _take(handover: Handover, state: Any) -> ClientAppTask:
+    """Acquire the task, and pull its message as a ClientApp does."""
+    task = handover.acquire()
+    assert task is not None
+    state.get_messages_legacy(run_ids=[RUN], is_reply=False, limit=1)
+    return task
+
+
+def test_a_stored_message_is_handed_out_once(node: tuple[Handover, Any]) -> None:
+    handover, state = node
+    assert handover.acquire() is None
+    message = _message("work")
+    _arrive(state, message)
+    assert handover.message_stored.is_set()
+    task = handover.acquire()
+    assert task is not None
+    assert (task.run_id, task.message_id) == (RUN, message.metadata.message_id)
+    assert task.token not in repr(task)
+    assert handover.acquire() is None
+
+
+def test_a_task_whose_message_is_not_stored_yet_waits(node: tuple[Handover, Any]) -> None:
+    handover, state = node
+    _arrive(state, _message("first"))
+    first = _take(handover, state)
+    handover.finish(first, "exit code 3")
+    state.create_task(task_type="flwr-clientapp", run_id=RUN, fab_hash="f" * 64)
+    assert handover.acquire() is None
+
+
+@pytest.mark.parametrize("pulled", [True, False])
+def test_a_dead_clientapp_is_answered_for_whether_it_took_its_message_or_not(node: tuple[Handover, Any], pulled: bool) -> None:
+    handover, state = node
+    message = _message("work")
+    _arrive(state, message)
+    task = _take(handover, state) if pulled else handover.acquire()
+    assert task is not None
+    handover.finish(task, "killed by signal 9 (SIGKILL)")
+    (reply,) = state.get_messages_legacy(is_reply=True)
+    assert reply.metadata.reply_to_message_id == message.metadata.message_id
+    assert (reply.error.code, reply.error.reason) == (8, "killed by signal 9 (SIGKILL)")
+
+
+def test_a_reply_that_is_half_uploaded_becomes_an_error(node: tuple[Handover, Any]) -> None:
+    handover, state = node
+    message = _message("work")
+    _arrive(state, message)
+    task = _take(handover, state)
+    half = _reply(message)
+    _upload(state, half, whole=False)
+    assert not handover.has_reply(task)
+    handover.finish(task, "killed by signal 9 (SIGKILL)")
+    (reply,) = state.get_messages_legacy(is_reply=True)
+    assert reply.error.code == 8
+    assert half.metadata.message_id not in state.object_store
+
+
+def test_the_loop_does_not_wait_for_the_rest_of_a_reply_that_it_has_taken(node: tuple[Handover, Any]) -> None:
+    handover, state = node
+    message = _message("work")
+    _arrive(state, message)
+    task = _take(handover, state)
+    half = _reply(message)
+    _upload(state, half, whole=False)
+    (taken,) = state.get_messages_legacy(is_reply=True)
+    assert state.object_store.get(taken.metadata.message_id) == b"", "the loop waits while this is so"
+    handover.finish(task, "killed by signal 9 (SIGKILL)")
+    assert state.object_store.get(taken.metadata.message_id) is None
+    assert state.get_messages_legacy(is_reply=True) == []
+
+
+def test_a_clientapp_that_ends_late_leaves_the_next_message_alone(node: tuple[Handover, Any]) -> None:
+    handover, state = node
+    first, second = _message("first"), _message("second")
+    _arrive(state, first)
+    slow = _take(handover, state)
+    _upload(state, _reply(first), whole=True)
+    assert handover.has_reply(slow)
+    state.get_messages_legacy(is_reply=True)
+    _arrive(state, second)
+    next_task = handover.acquire()
+    assert next_task is not None
+    handover.finish(slow, "exit code 0")
+    assert state.get_messages_legacy(is_reply=True) == []
+    (waiting,) = state.get_messages_legacy(run_ids=[RUN], is_reply=False)
+    assert waiting.metadata.message_id == next_task.message_id == second.metadata.message_id
+
+
+def test_a_finished_task_is_not_taken_for_crashed_later(node: tuple[Handover, Any]) -> None:
+    handover, state = node
+    message = _message("work")
+    _arrive(state, message)
+    task = _take(handover, state)
+    _upload(state, _reply(message), whole=True)
+    handover.finish(task, "killed by signal 9 (SIGKILL)")
+    assert state.get_tasks(task_ids=[task.task_id])[0].status.status == "finished"
+    assert state.get_task_by_token(task.token) is None
