@@ -181,7 +181,10 @@ class RoundEngine:
         for reply in pulled(self._grid, list(self._owed), self._arrays):  # too late to count: the node is free again
             self._owed.pop(reply.metadata.reply_to_message_id, None)
         self._owed = {message_id: sent for message_id, sent in self._owed.items() if sent.node_id not in lost}
-        return Presence(self._grid.get_node_ids(), [sent.node_id for sent in self._owed.values()], lost).available()
+        online = list(self._grid.get_nodes())
+        self._names |= {node.node_id: node.name for node in online if node.name and node.node_id not in self._names}
+        owing = [sent.node_id for sent in self._owed.values()]
+        return Presence([node.node_id for node in online], owing, lost).available()
 
 
 def progress_line(closed: ClosedRound, num_rounds: int) -> str:

@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 
+def part_of(path: Path) -> Path:
+    """Name the file that is written before it gets its name; a run directory has one writer, so a crash leaves at most one."""
+    return path.with_name(f".{path.name}.part")
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write beside path, then rename; a reader sees the old bytes or the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = part_of(path)
     scratch.write_bytes(data)
     scratch.replace(path)
 

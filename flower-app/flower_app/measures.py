@@ -15,13 +15,12 @@ def rss_bytes() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        return peak_rss_bytes()
+        return _high_water_bytes()
 
 
 def peak_rss_bytes() -> int:
-    """Give the highest resident memory of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Give the highest resident memory of this process so far; the kernel's own mark may lag behind by some pages."""
+    return max(_high_water_bytes(), rss_bytes())
 
 
 def threads(num_nodes: int, environment: Mapping[str, str] = os.environ) -> int:
@@ -49,3 +48,8 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+
+def _high_water_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -58,6 +58,8 @@ class OpenRound:
 
     def send(self, messages: Sequence[Message]) -> None:
         """Let the messages leave; a node that the SuperLink does not know any more is lost at once."""
+        if not messages:
+            return
         sizes = [size_bytes(message.content) for message in messages]
         ids = list(self._grid.push_messages(messages))
         if len(ids) != len(messages):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_app.files import fsync_folder
+from flower_app.files import fsync_folder, part_of
 from flower_app.workloads.interface import Arrays
 
 DTYPES = {
@@ -40,7 +40,7 @@ def write_tensors(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> Wr
     Raises TypeError for a dtype that safetensors does not know.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = part_of(path)
     digest, size = hashlib.sha256(), 0
     with scratch.open("wb") as file:
         for chunk in _chunks(arrays, metadata):

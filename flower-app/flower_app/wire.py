@@ -35,11 +35,13 @@ def view(array: Array) -> NDArray[Any]:
     try:
         read_header = NPY_VERSIONS[np.lib.format.read_magic(stream)]
         shape, fortran_order, dtype = read_header(stream)
-        if dtype.hasobject:
-            raise NotAnArray("it holds Python objects")
+        if dtype.hasobject or min(shape, default=0) < 0:
+            raise NotAnArray(f"it has dtype {dtype} and shape {shape}")
         flat = np.frombuffer(array.data, dtype=dtype, offset=stream.tell(), count=int(np.prod(shape, dtype=np.int64)))
         return flat.reshape(shape, order="F" if fortran_order else "C")
-    except (ValueError, KeyError) as error:
+    except NotAnArray:
+        raise
+    except Exception as error:  # a stranger's header can make numpy's parser raise nearly anything
         raise NotAnArray(f"not npy bytes: {error}") from error
 
 

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def load_digits(cache_dir: Path | None) -> tuple[Images, Labels]:
     return _as_images(table)
 
 
+@cache
 def _read_table() -> NDArray[np.uint8]:
     spec = find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:

@@ -1,0 +1,65 @@
+"""The streaming mean against numpy's, whatever comes in whatever order."""
+
+import numpy as np
+import pytest
+from flower_app.accumulate import WeightedMean
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+LIKE = {"w": np.zeros((2, 2), np.float32), "h": np.zeros(3, np.float16), "n": np.zeros((), np.int64)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 10**6)), min_size=1, max_size=6), st.randoms())
+def test_it_is_the_weighted_mean_in_any_order(drawn, random) -> None:
+    updates = []
+    for seed, examples in drawn:
+        generator = np.random.default_rng(seed)
+        arrays = {
+            "w": generator.normal(size=(2, 2)).astype(np.float32),
+            "h": generator.normal(size=3).astype(np.float16),
+            "n": np.array(generator.integers(0, 100)),
+        }
+        updates.append((arrays, examples))
+    results = []
+    for _ in range(2):
+        mean = WeightedMean(LIKE)
+        for arrays, examples in updates:
+            mean.add(arrays, examples, {"loss": float(arrays["n"])})
+        results.append(mean.arrays())
+        random.shuffle(updates)
+    weights = [examples for _, examples in updates]
+    assert mean.num_examples == sum(weights)
+    assert mean.count == len(updates)
+    for name, like in LIKE.items():
+        expected = np.average([arrays[name].astype(np.float64) for arrays, _ in updates], axis=0, weights=weights)
+        assert results[0][name].dtype == like.dtype
+        tolerance = {"w": 1e-6, "h": 1e-3, "n": 0.5001}[name]
+        np.testing.assert_allclose(results[0][name], expected, atol=tolerance, rtol=tolerance)
+    np.testing.assert_array_equal(results[0]["w"], results[1]["w"])
+    expected_loss = np.average([float(arrays["n"]) for arrays, _ in updates], weights=weights)
+    assert mean.metrics()["loss"] == pytest.approx(expected_loss)
+
+
+def test_what_was_added_is_not_held(monkeypatch) -> None:
+    mean = WeightedMean({"w": np.zeros(2, np.float32)})
+    arrays = {"w": np.ones(2, np.float32)}
+    mean.add(arrays, 3, {})
+    arrays["w"][:] = 99
+    np.testing.assert_array_equal(mean.arrays()["w"], [1, 1])
+
+
+def test_large_models_are_summed_in_single_precision(monkeypatch) -> None:
+    monkeypatch.setattr("flower_app.accumulate.DOUBLE_UP_TO_BYTES", 7)
+    mean = WeightedMean({"w": np.zeros(2, np.float32)})
+    mean.add({"w": np.array([1, 2], np.float32)}, 10, {})
+    mean.add({"w": np.array([3, 6], np.float32)}, 30, {})
+    assert {total.dtype for total in mean._sums.values()} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(mean.arrays()["w"], [2.5, 5.0])
+
+
+def test_a_metric_that_one_node_leaves_out_is_the_mean_of_the_others() -> None:
+    mean = WeightedMean({})
+    mean.add({}, 1, {"loss": 1.0, "rare": 4.0})
+    mean.add({}, 3, {"loss": 2.0})
+    assert mean.metrics() == {"loss": 1.75, "rare": 4.0}

@@ -1,0 +1,76 @@
+"""Run config and node config: read once, every error names its key."""
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from flower_app.config import ConfigError, NodeConfig, RunConfig
+
+APP = Path(__file__).parents[2] / "flower-app"
+DECLARED = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+
+
+def test_the_declared_defaults_are_the_parsed_ones() -> None:
+    names = {each.name.replace("_", "-") for each in fields(RunConfig)} - {"values"}
+    assert set(DECLARED) == names
+    assert RunConfig.parse(DECLARED) == RunConfig.parse({})
+    for key, value in DECLARED.items():
+        assert type(getattr(RunConfig.parse({}), key.replace("-", "_"))) is type(value), key
+
+
+def test_a_key_of_a_workloads_own_stays_in_values() -> None:
+    config = RunConfig.parse({"num-rounds": 2, "prompt-style": "short"})
+    assert config.values["prompt-style"] == "short"
+    assert config.values["num-rounds"] == config.num_rounds == 2
+    assert config.values["lr"] == config.lr
+
+
+def test_a_whole_number_is_a_number() -> None:
+    config = RunConfig.parse({"lr": 1})
+    assert config.lr == 1.0
+    assert type(config.values["lr"]) is float
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("num-rounds", "three", "num-rounds needs an integer, got 'three'"),
+        ("num-rounds", 2.5, "num-rounds needs an integer, got 2.5"),
+        ("num-rounds", True, "num-rounds needs an integer, got True"),
+        ("num-rounds", 0, "num-rounds needs to be at least 1, got 0"),
+        ("lr", 0, "lr needs to be above 0, got 0.0"),
+        ("lr", float("nan"), "lr needs a finite number, got nan"),
+        ("lr", False, "lr needs a number, got False"),
+        ("eval-share", 1.0, "eval-share needs to be below 1, got 1.0"),
+        ("workload", 7, "workload needs a text, got 7"),
+        ("round-timeout-s", -1, "round-timeout-s needs to be above 0, got -1.0"),
+    ],
+)
+def test_an_unusable_value_names_the_key(key, value, sentence) -> None:
+    with pytest.raises(ConfigError) as raised:
+        RunConfig.parse({key: value})
+    assert str(raised.value) == sentence
+
+
+def test_a_node_knows_its_part() -> None:
+    node = NodeConfig.parse({"partition-id": 2, "num-partitions": 3, "node-name": "site-c"}, 99)
+    assert (node.node_id, node.name, node.partition_id, node.num_partitions) == ("99", "site-c", 2, 3)
+    assert NodeConfig.parse({"partition-id": 0, "num-partitions": 1}, 99).name == "99"
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"num-partitions": 3}, 'partition-id of node "s" is missing: start its SuperNode with --node-config'),
+        ({"partition-id": 0}, 'num-partitions of node "s" is missing'),
+        ({"partition-id": 3, "num-partitions": 3}, 'partition-id of node "s" needs to lie in 0..2 (num-partitions is 3), got 3'),
+        ({"partition-id": -1, "num-partitions": 3}, 'partition-id of node "s" needs to lie in 0..2'),
+        ({"partition-id": "0", "num-partitions": 3}, "partition-id of node \"s\" needs an integer, got '0'"),
+        ({"partition-id": 0, "num-partitions": 0}, 'num-partitions of node "s" needs to be at least 1, got 0'),
+    ],
+)
+def test_a_wrong_partition_names_key_and_node(values, sentence) -> None:
+    with pytest.raises(ConfigError) as raised:
+        NodeConfig.parse({**values, "node-name": "s"}, 99)
+    assert sentence in str(raised.value)

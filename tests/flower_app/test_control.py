@@ -1,0 +1,96 @@
+"""control.json: stop, pause and lost nodes, as the engine obeys them."""
+
+import json
+
+import pytest
+from flower_app.control import Control, ControlFile
+
+
+def test_stop_ends_the_run_within_a_poll_and_the_last_model_stays(federation) -> None:
+    federation.clock.after(1.5, lambda: federation.want("stop"))  # in the middle of round 2
+    stopped_at = []
+    federation.grid.get_node_ids = lambda: stopped_at.append(federation.clock.seconds) or [101]
+    federation.run()
+    *_, artifact, closed = federation.journal()
+    assert (closed["kind"], closed["status"], closed["last_round"], closed["cause"]) == ("run.closed", "stopped", 1, None)
+    assert (artifact["kind"], artifact["role"], artifact["round"]) == ("artifact", "final", 1)
+    assert stopped_at[0] - 1001.5 <= 0.25
+    assert len(federation.journal("round.closed")) == 1
+
+
+def test_a_stopped_run_lingers_a_moment_so_that_flower_can_say_stopped_too(federation) -> None:
+    calls = []
+    federation.grid.get_node_ids = lambda: calls.append(federation.clock.seconds) or [101]
+    federation.want("stop")
+    federation.run()
+    assert federation.journal()[-1]["status"] == "stopped"
+    assert calls[-1] - calls[0] == pytest.approx(5, abs=0.5)
+
+
+def test_a_stop_before_the_first_round_leaves_no_model(federation) -> None:
+    federation.want("stop")
+    federation.run()
+    assert [record["kind"] for record in federation.journal()] == ["run.opened", "run.closed"]
+    assert not (federation.root / "models").exists()
+
+
+def test_stop_while_waiting_for_nodes_ends_the_run(make_federation) -> None:
+    federation = make_federation(min_available=4)
+    federation.clock.after(3.0, lambda: federation.want("stop"))
+    federation.run()
+    assert federation.journal()[-1]["status"] == "stopped"
+
+
+def test_pause_holds_before_the_next_round_until_run_is_wanted(federation) -> None:
+    federation.clock.after(0.5, lambda: federation.want("pause"))
+    federation.clock.after(100.0, lambda: federation.want("run"))
+    federation.run()
+    kinds = [record["kind"] for record in federation.journal()]
+    held = kinds.index("run.paused")
+    assert kinds[held - 1 : held + 3] == ["round.closed", "run.paused", "run.resumed", "round.opened"]
+    assert [record["after_round"] for record in federation.journal() if record["kind"] in ("run.paused", "run.resumed")] == [1, 1]
+    assert federation.journal()[-1]["status"] == "completed"
+    assert federation.clock.seconds >= 1100
+
+
+def test_a_paused_run_can_be_stopped(federation) -> None:
+    federation.want("pause")
+    federation.clock.after(10.0, lambda: federation.want("stop"))
+    federation.run()
+    assert [record["kind"] for record in federation.journal()] == ["run.opened", "run.paused", "run.closed"]
+    assert federation.journal()[-1]["status"] == "stopped"
+
+
+def test_a_node_known_dead_is_lost_in_the_round_and_not_asked_again_until_it_is_back(make_federation) -> None:
+    federation = make_federation(num_rounds=4, min_available=2)
+    federation.grid.nodes[102].delay_s = 1e9
+    federation.clock.after(1.2, lambda: federation.want("run", n102="its SuperNode was killed by signal 9"))
+
+    def back() -> None:
+        federation.grid.nodes[102].delay_s = 1.0
+        federation.want("run")
+
+    federation.clock.after(3.0, back)
+    federation.run()
+    lost = [update for update in federation.journal("update") if update["status"] == "lost"]
+    assert [(update["round"], update["node_id"]) for update in lost] == [(1, "102")]
+    assert lost[0]["cause"]["type"] == "NodeLost"
+    assert lost[0]["cause"]["message"] == "its SuperNode was killed by signal 9"
+    asked = [record["nodes"] for record in federation.journal("round.opened")]
+    assert asked == [["101", "102", "103"], ["101", "103"], ["101", "103"], ["101", "102", "103"]]
+
+
+def test_an_absent_file_wants_run(tmp_path) -> None:
+    assert ControlFile(tmp_path / "control.json").read() == Control("run", {})
+    assert ControlFile(None).read() == Control("run", {})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"want": "dance"}', '{"want": "stop", "lost_nodes": {"x": "y"}}'])
+def test_a_file_that_makes_no_sense_changes_nothing_and_is_told_once(tmp_path, capsys, text) -> None:
+    path = tmp_path / "control.json"
+    control = ControlFile(path)
+    path.write_text(json.dumps({"want": "pause", "lost_nodes": {"5": "gone"}}))
+    assert control.read() == Control("pause", {5: "gone"})
+    path.write_text(text)
+    assert control.read() == control.read() == Control("pause", {5: "gone"})
+    assert capsys.readouterr().out.count("control.json cannot be read") == 1

@@ -1,0 +1,141 @@
+"""Which replies may be counted."""
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from flower_app.replies import Refused, facts_of, payload_bytes, read_update
+from flower_app.wire import NotAnArray, to_record, view
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+LIKE = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((), np.int64)}
+
+
+def reply(arrays: Any = None, metrics: Any = None, **records: Any) -> Message:
+    good = {"a": np.ones((2, 3), np.float32), "b": np.array(4)}
+    content = {
+        "arrays": to_record(good if arrays is None else arrays),
+        "metrics": MetricRecord({"num-examples": 7, "train_loss": 0.5} if metrics is None else metrics),
+    }
+    return Message(RecordDict(content | records), dst_node_id=1, message_type="train")
+
+
+def test_a_good_reply_is_read_without_a_copy() -> None:
+    message = reply()
+    update = read_update(message, LIKE)
+    assert update.num_examples == 7
+    assert update.metrics == {"train_loss": 0.5}
+    assert not update.arrays["a"].flags.owndata
+    np.testing.assert_array_equal(update.arrays["a"], np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"a": np.ones((2, 3), np.float32)}, "arrays differ from the model's: missing ['b'], strange []"),
+        ({"a": LIKE["a"], "b": LIKE["b"], "c": LIKE["b"]}, "arrays differ from the model's: missing [], strange ['c']"),
+        ({"a": np.ones((3, 2), np.float32), "b": LIKE["b"]}, "array a has shape (3, 2), the model's is (2, 3)"),
+        ({"a": np.ones((2, 3)), "b": LIKE["b"]}, "array a has dtype float64, the model's is float32"),
+        ({"a": np.full((2, 3), np.nan, np.float32), "b": LIKE["b"]}, "array a holds NaN or Inf"),
+        ({"a": np.float32([[1, 2, 3], [4, np.inf, 6]]), "b": LIKE["b"]}, "array a holds NaN or Inf"),
+        ({"a": np.float32([[-np.inf, 2, 3], [4, np.inf, 6]]), "b": LIKE["b"]}, "array a holds NaN or Inf"),
+    ],
+)
+def test_arrays_that_do_not_fit_the_model_are_refused(arrays, reason) -> None:
+    with pytest.raises(Refused) as raised:
+        read_update(reply(arrays), LIKE)
+    assert str(raised.value) == reason
+
+
+def test_large_finite_numbers_are_no_infinity() -> None:
+    like = {"a": np.zeros(4, np.float64)}
+    huge = {"a": np.full(4, 1.5e308)}
+    assert read_update(reply(huge), like).arrays["a"][0] == 1.5e308
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ({}, "num-examples needs to be a whole number of at least 1, is None"),
+        ({"num-examples": 0}, "num-examples needs to be a whole number of at least 1, is 0"),
+        ({"num-examples": -3}, "is -3"),
+        ({"num-examples": 2.5}, "is 2.5"),
+        ({"num-examples": float("nan")}, "is nan"),
+        ({"num-examples": [1, 2]}, "is [1, 2]"),
+        ({"num-examples": 1, "loss": float("nan")}, "metric loss is not one finite number: nan"),
+        ({"num-examples": 1, "loss": [0.1]}, "metric loss is not one finite number: [0.1]"),
+    ],
+)
+def test_metrics_that_cannot_be_counted_are_refused(metrics, reason) -> None:
+    with pytest.raises(Refused) as raised:
+        read_update(reply(metrics=metrics), LIKE)
+    assert reason in str(raised.value)
+
+
+def test_a_whole_number_of_examples_may_come_as_a_float() -> None:
+    assert read_update(reply(metrics={"num-examples": 7.0}), LIKE).num_examples == 7
+
+
+def test_records_are_counted() -> None:
+    with pytest.raises(Refused, match="needs one ArrayRecord, has 2"):
+        read_update(reply(more=to_record(LIKE)), LIKE)
+    with pytest.raises(Refused, match="needs one MetricRecord, has 2"):
+        read_update(reply(more=MetricRecord({"x": 1})), LIKE)
+
+
+def npy(header: str, data: bytes = b"") -> bytes:
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not npy",
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"\x80\x04N."),
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (9,), }", b"1234"),
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }", b"1234"),
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), } x", b"1234"),
+        npy("{'descr': 7, 'fortran_order': False, 'shape': (1,), }", b"1234"),
+        npy("(" * 5000),
+        npy("__import__('os').abort()"),
+        b"\x93NUMPY\x09\x00" + b"0" * 20,
+    ],
+)
+def test_bytes_that_are_no_plain_array_are_refused(data) -> None:
+    lying = ArrayRecord({"a": Array("float32", (1,), "numpy.ndarray", data), "b": Array(np.array(0))})
+    with pytest.raises(NotAnArray):
+        view(lying["a"])
+    message = Message(
+        RecordDict({"arrays": lying, "metrics": MetricRecord({"num-examples": 1})}), dst_node_id=1, message_type="train"
+    )
+    with pytest.raises(Refused):
+        read_update(message, LIKE)
+
+
+def test_a_claimed_shape_does_not_count() -> None:
+    honest = Array(np.ones((3, 2), np.float32))
+    lying = Array("float32", (2, 3), honest.stype, honest.data)
+    assert view(lying).shape == (3, 2)
+
+
+def test_fortran_order_and_big_endian_are_read_as_they_are() -> None:
+    values = np.asfortranarray(np.arange(6, dtype=">f4").reshape(2, 3))
+    np.testing.assert_array_equal(view(Array(values)), values)
+
+
+def test_facts_and_timings_are_plain_and_short() -> None:
+    facts = ConfigRecord({"node_name": "x" * 500, "blob": b"1", "list": [1], "ok": True, "nan": float("nan"), "n": 3})
+    timings = ConfigRecord({"train_s": 1.5, "bad": "word", "flag": True})
+    found, seconds = facts_of(reply(facts=facts, timings=timings))
+    assert found == {"node_name": "x" * 200, "ok": True, "n": 3}
+    assert seconds == {"train_s": 1.5}
+    many = ConfigRecord({f"fact-{number}": number for number in range(100)})
+    assert len(facts_of(reply(facts=many))[0]) == 50
+
+
+def test_payload_counts_all_records() -> None:
+    small = payload_bytes(reply())
+    assert payload_bytes(reply(facts=ConfigRecord({"a": "x" * 1000}))) >= small + 1000

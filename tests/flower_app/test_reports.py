@@ -1,0 +1,77 @@
+"""What people read, and the chart as a picture."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from flower_app.chart import painted
+from flower_app.run_directory import folder_name
+
+ENTRIES = [
+    {"round": number, "server_accuracy": 1 - 0.5 / number, "server_loss": 1 / number, "client_accuracy": 0.5, "client_loss": 2.0}
+    for number in range(1, 11)
+]
+
+
+def picture(png: bytes) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return np.asarray(imread(BytesIO(png), format="png"))
+
+
+def test_the_chart_shows_both_lines_in_both_halves() -> None:
+    pixels = picture(painted("digits · fedavg · run 7", ENTRIES))
+    height, width = pixels.shape[:2]
+    assert (width, height) == (1300, 520)
+    for colour in ((0x2F, 0x6F, 0x4F), (0xB8, 0x76, 0x3A)):
+        near = np.abs(pixels[:, :, :3] * 255 - colour).max(axis=2) < 12
+        assert near[:, : width // 2].sum() > 300
+        assert near[:, width // 2 :].sum() > 300
+
+
+def test_a_chart_without_server_evaluation_or_with_one_round_is_drawn() -> None:
+    bare = {"round": 1, "server_accuracy": None, "server_loss": None, "client_accuracy": None, "client_loss": None}
+    assert picture(painted("one", [bare])).shape == (520, 1300, 4)
+    assert picture(painted("one", ENTRIES[:1])).shape == (520, 1300, 4)
+
+
+def test_a_run_leaves_the_chart_of_its_last_round(federation, real_chart) -> None:
+    federation.run()
+    assert picture((federation.root / "chart.png").read_bytes()).shape == (520, 1300, 4)
+
+
+def test_a_chart_that_cannot_be_drawn_is_told_once_and_fails_nothing(federation, monkeypatch, capsys) -> None:
+    def fail(title: str, history: object) -> bytes:
+        raise ImportError("No module named 'matplotlib'")
+
+    monkeypatch.setattr("flower_app.chart.painted", fail)
+    federation.run()
+    assert federation.journal()[-1]["status"] == "completed"
+    assert capsys.readouterr().out.count("chart.png was not drawn: ImportError: No module named 'matplotlib'") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("site-a", "site-a"), ("../../etc", "_.._etc"), ("..", "_"), ("Haus 3/ß", "Haus_3__"), ("a" * 300, "a" * 100), ("", "_")],
+)
+def test_a_nodes_name_is_one_plain_folder(name, folder) -> None:
+    assert folder_name(name) == folder
+    assert "/" not in folder_name(name)
+
+
+def test_two_nodes_of_one_name_have_two_folders(federation) -> None:
+    federation.grid.nodes[102].config["node-name"] = "site-a"
+    federation.run()
+    folders = sorted(path.name for path in (federation.root / "clients").iterdir())
+    assert folders in (["site-a", "site-a-102", "site-c"], ["site-a", "site-a-101", "site-c"])
+    for folder in folders:
+        assert len(list((federation.root / "clients" / folder).iterdir())) == 3
+
+
+def test_history_falls_back_to_the_sites_where_the_server_does_not_evaluate(make_federation) -> None:
+    federation = make_federation(server_eval_every=2)
+    federation.run()
+    first, second, _ = federation.read("history.json")
+    assert first["server_accuracy"] is None
+    assert first["accuracy"] == first["client_accuracy"]
+    assert second["accuracy"] == second["server_accuracy"]
