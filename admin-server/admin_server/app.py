@@ -15,6 +15,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from admin_server.api import apps, events, health, nodes, projects, reports, run_records, runs, superlink
 from admin_server.apps import Apps
+from admin_server.audit import Audit
 from admin_server.authentication import Authentication
 from admin_server.background import Background
 from admin_server.database import LOOK_S, Database
@@ -104,6 +105,7 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
             lease=lease,
             superlink=link,
             apps=fabs,
+            audit=Audit(store, project["id"]),
             runs=started,
             nodes=members,
             invitations=Invitations(store, project["id"], home / "tls"),

@@ -7,6 +7,7 @@ from control_plane.errors import Forbidden
 from fastapi import Depends, Header, Query, Request
 
 from admin_server.apps import Apps
+from admin_server.audit import Audit
 from admin_server.errors import OtherNode, ReadOnly
 from admin_server.feed import Feed
 from admin_server.invitations import Invitations
@@ -87,6 +88,10 @@ def _apps(state: ServerState) -> Apps:
     return state.apps
 
 
+def _audit(state: ServerState) -> Audit:
+    return state.audit
+
+
 def _runs(state: ServerState) -> Runs:
     return state.runs
 
@@ -111,6 +116,7 @@ TheStore = Annotated[Store, Depends(_store)]
 TheFeed = Annotated[Feed, Depends(_feed)]
 TheSuperlink = Annotated[Superlink, Depends(_superlink)]
 TheApps = Annotated[Apps, Depends(_apps)]
+TheAudit = Annotated[Audit, Depends(_audit)]
 TheRuns = Annotated[Runs, Depends(_runs)]
 TheNodes = Annotated[Nodes, Depends(_nodes)]
 TheInvitations = Annotated[Invitations, Depends(_invitations)]

@@ -47,10 +47,10 @@ class Runs:
 
         Raises SuperlinkNotRunning, SuperlinkUnreachable, AppNotFound, AppInvalid, RunConfigInvalid, ArgumentRefused, ActiveRun.
         """
-        flower = self._superlink.flower
         given = {**self._arguments(request.extra_args), **request.run_config}
         fab = await self._apps.fab(request.app)
         config = check(fab.declared, fab.limits, given)
+        flower = self._superlink.flower
         federation = await self._federation(flower, request.federation_name)  # also: does anybody answer, before there is a row?
         try:
             run = await self._store.begin_run(

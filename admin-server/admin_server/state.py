@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from admin_server.apps import Apps
+from admin_server.audit import Audit
 from admin_server.database import Database
 from admin_server.feed import Feed
 from admin_server.invitations import Invitations
@@ -28,6 +29,7 @@ class State:
     lease: Lease
     superlink: Superlink
     apps: Apps
+    audit: Audit
     runs: Runs
     nodes: Nodes
     invitations: Invitations

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 
 from admin_server.api.documented import problems
-from admin_server.deps import Admin, TheApps, WritingAdmin
+from admin_server.deps import Admin, TheApps, TheAudit, WritingAdmin
 from admin_server.errors import AppInvalid, AppNotFound
 from admin_server.schemas import AppConfig, AppUploaded
 
@@ -15,9 +15,10 @@ FAB_BODY = {
 
 
 @router.post("", status_code=201, responses=problems(AppInvalid), openapi_extra=FAB_BODY)
-async def upload(admin: WritingAdmin, apps: TheApps, request: Request) -> AppUploaded:
+async def upload(admin: WritingAdmin, apps: TheApps, audit: TheAudit, request: Request) -> AppUploaded:
     """Keep a FAB; the answer's app is its sha256, under which it can be run."""
     fab = await apps.upload(await request.body())
+    await audit(admin, "app.upload", fab.sha256, fab_id=fab.fab_id)
     return AppUploaded(app=fab.sha256, fab_hash=fab.sha256)
 
 

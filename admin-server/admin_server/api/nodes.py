@@ -12,6 +12,7 @@ from admin_server.deps import (
     Invited,
     Limit,
     ServerState,
+    TheAudit,
     TheInvitations,
     TheNodes,
     TheStore,
@@ -40,13 +41,16 @@ async def invite(
     admin: WritingAdmin,
     invitations: TheInvitations,
     superlink: TheSuperlink,
+    audit: TheAudit,
     http: Request,
     request: InvitationRequest | None = None,
 ) -> dict[str, Any]:
     """Make a one-time invitation for a site that reaches this server at the address by which it was asked."""
     wanted = request or InvitationRequest()
     address = str(http.base_url).rstrip("/")
-    return await invitations.make(address, superlink.ca, wanted.label, wanted.expires_in_s)
+    made = await invitations.make(address, superlink.ca, wanted.label, wanted.expires_in_s)
+    await audit(admin, "node.invite", made["id"], label=wanted.label)
+    return made
 
 
 @router.get("/invitations", responses=problems())
@@ -86,9 +90,10 @@ async def one(admin: Admin, nodes: TheNodes, node_id: str) -> Row:
 
 
 @router.delete("/{node_id}", status_code=204, responses=problems(NodeNotFound, SuperlinkUnreachable, FlowerRefused))
-async def remove(admin: WritingAdmin, nodes: TheNodes, node_id: str) -> Response:
+async def remove(admin: WritingAdmin, nodes: TheNodes, audit: TheAudit, node_id: str) -> Response:
     """Take a node out: its token ends, and its key is never taken again."""
-    await nodes.remove(node_id)
+    removed = await nodes.remove(node_id)
+    await audit(admin, "node.remove", removed["id"])
     return Response(status_code=204)
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 
 from admin_server.api.documented import problems
 from admin_server.api.paging import page, paged
-from admin_server.deps import Admin, After, Limit, ServerState, TheRuns, TheStore, WritingAdmin
+from admin_server.deps import Admin, After, Limit, ServerState, TheAudit, TheRuns, TheStore, WritingAdmin
 from admin_server.errors import (
     ActiveRun,
     AppInvalid,
@@ -44,34 +44,48 @@ def accepted(run: dict[str, Any], response: Response, *, follow: bool = False) -
 
 
 @router.post("/start", status_code=202, responses=problems(*STARTS, FlowerRefused))
-async def start(admin: WritingAdmin, runs: TheRuns, response: Response, request: RunStart | None = None) -> RunAccepted:
+async def start(
+    admin: WritingAdmin, runs: TheRuns, audit: TheAudit, response: Response, request: RunStart | None = None
+) -> RunAccepted:
     """Check the app and its config, and start a run; one that was started by REST may be active at a time."""
     wanted = request or RunStart()
-    return accepted(await runs.start(wanted), response, follow=wanted.stream)
+    run = await runs.start(wanted)
+    await audit(admin, "run.start", run["id"], **wanted.model_dump())
+    return accepted(run, response, follow=wanted.stream)
 
 
 @router.post("/stop", status_code=202, responses=problems(NoActiveRun, RunEnded, RunNotFound))
-async def stop_active(admin: WritingAdmin, runs: TheRuns, response: Response, request: RunStop | None = None) -> RunAccepted:
+async def stop_active(
+    admin: WritingAdmin, runs: TheRuns, audit: TheAudit, response: Response, request: RunStop | None = None
+) -> RunAccepted:
     """Stop the run that was started by REST, or the one that is named."""
-    return accepted(await runs.stop(request.run_id if request else None), response)
+    run = await runs.stop(request.run_id if request else None)
+    await audit(admin, "run.stop", run["id"])
+    return accepted(run, response)
 
 
 @router.post("/{run_id}/stop", status_code=202, responses=problems(RunEnded, RunNotFound))
-async def stop(admin: WritingAdmin, runs: TheRuns, run_id: str, response: Response) -> RunAccepted:
+async def stop(admin: WritingAdmin, runs: TheRuns, audit: TheAudit, run_id: str, response: Response) -> RunAccepted:
     """Stop a run: its training loops end too."""
-    return accepted(await runs.stop(run_id), response)
+    run = await runs.stop(run_id)
+    await audit(admin, "run.stop", run["id"])
+    return accepted(run, response)
 
 
 @router.post("/{run_id}/pause", status_code=202, responses=problems(RunEnded, RunNotFound))
-async def pause(admin: WritingAdmin, runs: TheRuns, run_id: str, response: Response) -> RunAccepted:
+async def pause(admin: WritingAdmin, runs: TheRuns, audit: TheAudit, run_id: str, response: Response) -> RunAccepted:
     """Hold a run before its next round."""
-    return accepted(await runs.ask(run_id, "pause"), response)
+    run = await runs.ask(run_id, "pause")
+    await audit(admin, "run.pause", run["id"])
+    return accepted(run, response)
 
 
 @router.post("/{run_id}/resume", status_code=202, responses=problems(RunEnded, RunNotFound))
-async def resume(admin: WritingAdmin, runs: TheRuns, run_id: str, response: Response) -> RunAccepted:
+async def resume(admin: WritingAdmin, runs: TheRuns, audit: TheAudit, run_id: str, response: Response) -> RunAccepted:
     """Let a paused run go on."""
-    return accepted(await runs.ask(run_id, "run"), response)
+    run = await runs.ask(run_id, "run")
+    await audit(admin, "run.resume", run["id"])
+    return accepted(run, response)
 
 
 @router.get("/active", responses=problems())

@@ -31,6 +31,7 @@ class Watches:
         self._finished: set[str] = set()
         self._starting: Counter[str] = Counter()
         self._has_listed_all = False
+        self._orphans: list[str] = []
 
     async def begin(self) -> None:
         """Take up what this project's rows say is active, then look for more for ever."""
@@ -39,6 +40,8 @@ class Watches:
             for run in await self._around.store.rows("run_list", where, limit=1000 if status else ENDED_LOOKED_AT):
                 if run["flower_run_id"] is not None:
                     await self._watch(run, run["flower_run_id"])
+                elif status:
+                    self._orphans.append(run["id"])
         self._background.repeat("discovery of runs", self._discover, DISCOVER_S)
 
     def of(self, run_id: str) -> RunWatch | None:
@@ -101,7 +104,16 @@ class Watches:
             if len(page) < PAGE or (self._has_listed_all and not news):
                 break
         self._has_listed_all = True
+        await self._fail_orphans()
         await self._refresh(flower, [watch for watch in self.all() if watch.flower_run_id not in seen])
+
+    async def _fail_orphans(self) -> None:
+        """End the intents of an earlier server that no Flower run turned out to belong to."""
+        told = {"type": "NeverStarted", "message": "the admin server ended before the SuperLink had taken the run"}
+        nobody: dict[str, Any] = {"node_id": None, "node_name": None, "traceback": None, "last_lines": []}
+        while self._orphans:
+            await self._around.store.move_run(self._orphans[-1], "failed", nobody | told, expected=["pending"])
+            self._orphans.pop()
 
     async def _refresh(self, flower: Flower, watches: list[RunWatch]) -> None:
         for watch, run in zip(watches, await asyncio.gather(*(flower.run(w.flower_run_id) for w in watches)), strict=True):
