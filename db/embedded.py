@@ -216,7 +216,7 @@ def _settings(major: int, durable: bool) -> list[str]:
     if major >= 18:
         chosen["io_method"] = "sync"  # no worker processes for a database of this size
     if not durable:
-        chosen |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        chosen |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
     return [part for name, value in chosen.items() for part in ("-c", f"{name}={value}")]
 
 

@@ -1,0 +1,156 @@
+"""A project with a node, and a run with a journal to write."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from db.door import Row
+from db.store import Store
+
+AT = "2026-11-22T08:00:00.000Z"
+BIG = "18446744073709551615"  # the largest uint64: what must never become a bigint or a float on its way
+
+
+def sha(text: str) -> str:
+    """Give a sha256 to stand for a secret."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.fixture
+async def project(store: Store) -> Row:
+    """Open a project."""
+    return await store.open_project("fed-project", "Federated Project", "coordinator", "Coordinator")
+
+
+@pytest.fixture
+def enrol(store: Store, project: Row) -> Callable[..., Awaitable[Row]]:
+    """Enrol nodes by invitation, with a Flower id."""
+    numbers = count(1)
+
+    async def enrol(external_id: str, flower_node_id: str | None = None) -> Row:
+        number = next(numbers)
+        await store.create_invitation(project["id"], sha(f"invitation {number}"), external_id, 60)
+        node = await store.redeem_invitation(
+            sha(f"invitation {number}"), external_id, f"Site {external_id}", "ecdsa key", sha(f"node token {number}")
+        )
+        return await store.set_flower_node(node["id"], flower_node_id) if flower_node_id else node
+
+    return enrol
+
+
+@pytest.fixture
+async def node(enrol: Callable[..., Awaitable[Row]]) -> Row:
+    """Enrol one node, whose Flower id is the largest uint64."""
+    return await enrol("site-a", BIG)
+
+
+@pytest.fixture
+async def run(store: Store, project: Row) -> Row:
+    """Begin a run, with a first attempt 77 of the series 9."""
+    run = await store.begin_run(project["id"], "flower-app", sha("fab"), {"lr": 0.1}, "first", "rest")
+    await store.begin_attempt(run["id"], "77", "9")
+    return run
+
+
+class Journal:
+    """Writes records as the round engine does."""
+
+    def __init__(self, attempt: str = "77") -> None:
+        self.attempt = attempt
+        self.records: list[dict[str, Any]] = []
+
+    def add(self, kind: str, **fields: Any) -> "Journal":
+        """Add a record with the next seq."""
+        seq = len(self.records) + 1
+        at = f"2026-11-22T08:{seq // 60:02}:{seq % 60:02}.000Z"
+        self.records.append({"seq": seq, "at": at, "attempt": self.attempt, "kind": kind} | fields)
+        return self
+
+    def opened(self, num_rounds: int = 3, resumed_after: int = 0) -> "Journal":
+        """Open the run."""
+        return self.add(
+            "run.opened",
+            workload="digits",
+            strategy="fedavg",
+            num_rounds=num_rounds,
+            seed=42,
+            min_available=1,
+            resumed_after=resumed_after,
+            model={"parameters": 10, "size_bytes": 40},
+            config={"lr": 0.1},
+        )
+
+    def round_opened(self, round: int, *nodes: str) -> "Journal":
+        """Open a round."""
+        return self.add("round.opened", round=round, nodes=list(nodes), needed=len(nodes))
+
+    def update(self, round: int, node_id: str, status: str = "counted", **fields: Any) -> "Journal":
+        """Say what became of a node's message."""
+        values = {
+            "update_kind": "train",
+            "wave": 0,
+            "message_id": f"m{round}-{node_id}",
+            "num_examples": 10,
+            "metrics": {"loss": 1.5},
+            "bytes_down": 100,
+            "bytes_up": 90,
+            "timings": {"total_s": 1.0},
+            "facts": {"node_name": "as it says"},
+            "cause": None,
+        }
+        return self.add("update", round=round, node_id=node_id, status=status, **(values | fields))
+
+    def round_closed(self, round: int, counted: int = 1, **fields: Any) -> "Journal":
+        """Commit a round."""
+        values = {
+            "expected": counted,
+            "num_examples": 10 * counted,
+            "metrics": {"loss": 1.5, "accuracy": 0.5},
+            "server_metrics": {"accuracy": 0.9},
+            "seconds": 2.5,
+            "aggregate_s": 0.1,
+            "bytes_down": 100,
+            "bytes_up": 90,
+            "commit": {"file": f"commit/round-{round}.safetensors", "sha256": sha(f"round {round}"), "size_bytes": 40},
+        }
+        return self.add("round.closed", round=round, counted=counted, **(values | fields))
+
+    def whole_round(self, round: int, *nodes: str) -> "Journal":
+        """Open a round, count every node, close it."""
+        self.round_opened(round, *nodes)
+        for node in nodes:
+            self.update(round, node)
+        return self.round_closed(round, len(nodes))
+
+    def artifact(self, path: str = "models/final.safetensors") -> "Journal":
+        """Keep a file."""
+        return self.add(
+            "artifact",
+            name="final",
+            role="final",
+            path=path,
+            sha256=sha(path),
+            size_bytes=40,
+            format="safetensors",
+            round=1,
+            parents=[],
+        )
+
+    def closed(self, status: str = "completed", cause: dict[str, Any] | None = None) -> "Journal":
+        """End the run."""
+        return self.add("run.closed", status=status, last_round=1, cause=cause)
+
+
+@pytest.fixture
+def journal() -> Journal:
+    """Give an empty journal of the attempt 77."""
+    return Journal()
+
+
+@pytest.fixture
+def new_journal() -> Callable[[str], Journal]:
+    """Make journals of other attempts."""
+    return Journal
