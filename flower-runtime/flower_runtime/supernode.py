@@ -42,6 +42,7 @@ def main() -> None:
     os.umask(0o077)
     for directory in (args.state_dir, args.cache_dir):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _lock(args.state_dir)
     os.environ.setdefault("FLWR_HOME", str(args.state_dir / "flwr-home"))
 
     runtime_api = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -52,7 +53,6 @@ def main() -> None:
         print(f"this Flower is not the one we watch ({'; '.join(changed)}): starting flower-supernode as stock", flush=True)
         stock.become("flower-supernode", [*flowers, "--isolation", "subprocess"], settings.clientapp_environment())
 
-    _lock(args.state_dir)
     end_leftovers(settings)
     handover = Handover()
     handover.install()

@@ -127,12 +127,12 @@ def train(message, context):
 }
 
 
-def wait_for(what: str, probe: Callable[[], T], timeout_s: float = 30.0) -> T:
+def wait_for(what: str, probe: Callable[[], T], timeout_s: float = 40.0, every_s: float = 0.1) -> T:
     """Look until the probe gives something true; fail with a sentence after the time."""
     deadline = time.monotonic() + timeout_s
     while not (found := probe()):
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
-        time.sleep(0.1)
+        time.sleep(every_s)
     return found
 
 
@@ -270,9 +270,9 @@ class Stack:
     def stop(self, run_id: int) -> None:
         self.control.StopRun(StopRunRequest(run_id=run_id))
 
-    def wait_end(self, run_id: int, timeout_s: float = 40.0) -> str:
+    def wait_end(self, run_id: int, timeout_s: float = 60.0) -> str:
         """Wait until Flower calls the run finished; give `completed`, `failed` or `stopped`."""
-        status = wait_for("the run ends", lambda: self._finished(run_id), timeout_s)
+        status = wait_for("the run ends", lambda: self._finished(run_id), timeout_s, every_s=0.3)
         return str(status.sub_status)
 
     def run_dir(self, run_id: int) -> Path:
@@ -319,13 +319,19 @@ class Stack:
 class WaitFor(Protocol):
     """The type of wait_for, which tests get as a fixture."""
 
-    def __call__(self, what: str, probe: Callable[[], T], timeout_s: float = 30.0) -> T: ...
+    def __call__(self, what: str, probe: Callable[[], T], timeout_s: float = 40.0) -> T: ...
 
 
 @pytest.fixture(name="wait_for")
 def wait_for_fixture() -> WaitFor:
     """Give wait_for: tests cannot import from here."""
     return wait_for
+
+
+@pytest.fixture
+def free_ports() -> tuple[int, int]:
+    """Give two ports of 127.0.0.1 that nobody listens on."""
+    return free_port(), free_port()
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def test_a_run_goes_on_while_the_executor_is_killed_and_started_again(stack: Stack) -> None:
-    run = stack.begin("slow", rounds=2)
+    run = stack.begin("slow")
     stack.nodes[0].wait_clientapp(run)
     _kill(stack.executor)
     stack.start_executor()
     assert stack.wait_end(run) == "completed"
-    assert len(stack.replies(run)) == 4
+    assert [reply["error"] for reply in stack.replies(run)] == [None, None]
 
 
 def test_a_run_goes_on_while_superlink_is_killed_and_started_again(stack: Stack) -> None:

@@ -74,19 +74,6 @@ def test_neither_app_finds_a_key_or_a_token_of_ours_in_its_environment(stack: St
     assert client["ESPALIER_FORWARD_LOGS"] == "all"
 
 
-def test_no_token_stands_in_a_command_line_or_a_file_while_a_run_is_at_work(stack: Stack) -> None:
-    run = stack.begin("sleeps", wait=30.0)
-    clientapp = stack.nodes[0].wait_clientapp(run)["pid"]
-    serverapp = json.loads((stack.attempt(run) / "proc.json").read_text())["pid"]
-    words = [word for pid in (clientapp, serverapp) for word in psutil.Process(pid).cmdline()]
-    assert not [word for word in words if len(word) >= 200]
-    assert not list(stack.home.glob("runs/*/attempts/*/token"))
-    assert not list(stack.home.glob("site-*/supernode/clientapps/*/*/token"))
-    assert not list(stack.home.glob("site-*/supernode/superexec.secret"))
-    stack.stop(run)
-    assert stack.wait_end(run) == "stopped"
-
-
 def test_the_public_port_serves_the_fleet_api_and_health_alone(stack: Stack) -> None:
     def post(path: str) -> int:
         headers = {"content-type": "application/protobuf", "accept": "application/protobuf"}
@@ -131,6 +118,7 @@ def test_a_traceback_is_kept_and_a_terminated_clientapp_is_answered_for(stack: S
 def test_stopping_a_run_ends_its_clientapps_and_frees_the_nodes(stack: Stack, wait_for: WaitFor) -> None:
     run = stack.begin("sleeps+busy")
     pids = [node.wait_clientapp(run)["pid"] for node in stack.nodes]
+    _assert_no_token_is_visible(stack, [*pids, json.loads((stack.attempt(run) / "proc.json").read_text())["pid"]])
     pids.append(_helper(stack.nodes[0].cache_dir))
     stack.stop(run)
     wait_for("every process of the run is dead", lambda: not any(_is_alive(pid) for pid in pids), 15)
@@ -190,6 +178,13 @@ def _ended(stack: Stack, run: int, wait_for: WaitFor) -> dict[str, Any]:
     path = stack.attempt(run) / "exit.json"
     wait_for("exit.json", path.exists)
     return dict(json.loads(path.read_text()))
+
+
+def _assert_no_token_is_visible(stack: Stack, pids: list[int]) -> None:
+    """Assert that no command line and no file shows a task's token or a node's SuperExec secret."""
+    assert not [word for pid in pids for word in psutil.Process(pid).cmdline() if len(word) >= 200]
+    for pattern in ("runs/*/attempts/*/token", "site-*/supernode/clientapps/*/*/token", "site-*/supernode/superexec.secret"):
+        assert not list(stack.home.glob(pattern))
 
 
 def _helper(cache: Path) -> int:
