@@ -4,6 +4,11 @@ Starts one admin server and three client servers as children, then does what a p
 prints what it reads back. `python3 run.py demo` installs what this needs and starts it.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is started yet: Ctrl-C ends us without a traceback
+
 import argparse
 import hashlib
 import os
@@ -19,7 +24,7 @@ try:
     from rich.console import Console
 
     from demo_rounds import figure, shown_rounds, size
-    from demo_stack import Rest, Signalled, Stack, Trouble, note_signals
+    from demo_stack import Rest, Signalled, Stack, Trouble, ignore_signals, note_signals
 except ModuleNotFoundError as missing:
     sys.exit(f"demo: the package {missing.name} is missing; `python3 run.py demo` installs everything and starts the demo.")
 
@@ -52,6 +57,8 @@ def main() -> int:
     except Trouble as trouble:
         print(f"\ndemo: {trouble}", file=sys.stderr)
         return 1
+    finally:
+        ignore_signals()
 
 
 def parse_options() -> argparse.Namespace:

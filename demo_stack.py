@@ -18,6 +18,7 @@ import httpx
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_")  # beginnings
 GRACE_S = 30.0  # the admin server ends ServerApps, executor, SuperLink and Postgres one after the other
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 ending = threading.Event()
 signalled_by = 0
@@ -37,8 +38,14 @@ class Signalled(Exception):
 
 def note_signals() -> None:
     """Let Ctrl-C, TERM and HUP end the next wait, not whatever line is at work; a second one changes nothing."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDINGS:
         signal.signal(number, _note)
+
+
+def ignore_signals() -> None:
+    """Let nothing spoil the exit status, once all is stopped."""
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _note(number: int, _frame: FrameType | None) -> None:
@@ -184,9 +191,9 @@ class Stack:
             sweep(self.home)
 
 
-def sweep(home: Path) -> None:
+def sweep(home: Path, patience_s: float = 5.0) -> None:
     """TERM, then KILL, the group of every process that a proc.json below home names and that is still there."""
-    for number, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         left = set(recorded(home))
         for pid in left:
             signal_group(os.getpgid(pid), number)

@@ -97,14 +97,14 @@ def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
 def test_the_sweep_ends_what_a_record_names(tmp_path: Path, stubborn: subprocess.Popen[bytes]) -> None:
     record(tmp_path / "runs" / "1" / "attempts" / "2", stubborn.pid)
     assert list(recorded(tmp_path)) == [stubborn.pid]
-    sweep(tmp_path)
+    sweep(tmp_path, patience_s=0.3)
     assert stubborn.wait(5) == -signal.SIGKILL
     assert list(recorded(tmp_path)) == []
 
 
 def test_the_sweep_spares_another_process_with_the_same_pid(tmp_path: Path, stubborn: subprocess.Popen[bytes]) -> None:
     record(tmp_path / "superlink", stubborn.pid, mark="1")
-    sweep(tmp_path)
+    sweep(tmp_path, patience_s=0.3)
     assert stubborn.poll() is None
 
 
