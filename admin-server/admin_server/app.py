@@ -55,7 +55,7 @@ def create_app(settings: Settings, *, feed: Feed | None = None) -> FastAPI:
             app.state.authenticate = Authentication(settings.espalier_home, state.database)
             yield {"server": state}
 
-    app = FastAPI(title="Espalier admin server", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Espalier admin server", version=VERSION, lifespan=lifespan, openapi_url=None)
     problems.install(app, body_limit_bytes=settings.body_limit_bytes, body_limits={"/apps": apps.FAB_LIMIT_BYTES})
     install(app)
     if settings.cors:

@@ -8,18 +8,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-from control_plane.errors import EspalierError
-
 from admin_server.apps import Apps, Fab
 from admin_server.arguments import take
 from admin_server.control import Want
-from admin_server.errors import ActiveRun, FederationUnknown, NoActiveRun, RunEnded, RunNotFound
+from admin_server.errors import (
+    ActiveRun,
+    FederationUnknown,
+    FlowerRefused,
+    NoActiveRun,
+    RunEnded,
+    RunNotFound,
+    SuperlinkUnreachable,
+)
 from admin_server.flower import Flower
 from admin_server.flwr_config import CONNECTION
 from admin_server.run_config import Scalar, check, from_text
 from admin_server.schemas import RunStart
 from admin_server.superlink import Superlink
-from admin_server.watch.outcome import STOP_ASKED
+from admin_server.watch.outcome import STOP_ASKED, cause
 from admin_server.watch.run_watch import ENDS
 from admin_server.watch.watches import ACTIVE, Watches
 from db.errors import ActiveRunExists
@@ -69,15 +75,13 @@ class Runs:
         async with self._watches.starting(fab.sha256):
             try:
                 flower_run_id, series_id = await flower.start_run(fab.path.read_bytes(), config, federation)
-            except EspalierError as failed:
-                cause: dict[str, Any] = {
-                    "type": type(failed).__name__,
-                    "message": failed.detail,
-                    "traceback": None,
-                    "last_lines": [],
-                }
-                await self._store.move_run(run["id"], "failed", {"node_id": None, "node_name": None, **cause})
-                failed.facts["run_id"] = run["id"]
+            except SuperlinkUnreachable as away:  # it may have taken the run all the same: the next list of runs tells
+                self._watches.doubt(run["id"])
+                away.facts["run_id"] = run["id"]
+                raise
+            except FlowerRefused as refused:
+                await self._store.move_run(run["id"], "failed", cause("FlowerRefused", refused.detail))
+                refused.facts["run_id"] = run["id"]
                 raise
             await self._watches.begin_attempt(run, flower_run_id, series_id)
         return await self.one(run["id"])

@@ -43,16 +43,21 @@ def derive(noted: str | None, flower: FlowerRun | None, end: ProcessEnd | None) 
     return None
 
 
+def cause(kind: str, message: str, **more: Any) -> dict[str, Any]:
+    """Make a cause that names no node, unless `more` does."""
+    return {"node_id": None, "node_name": None, "type": kind, "message": message, "traceback": None, "last_lines": [], **more}
+
+
 def cause_of(reason: str, attempt: Attempt, end: ProcessEnd | None, node_name: str) -> dict[str, Any]:
     """Say why a run failed: the last traceback of its output, unless a signal ended it; else the reason itself.
 
     node_name: the coordinator's, since it is the ServerApp that failed.
     """
     lines = attempt.last_lines(TRACEBACK_LINES) or list(end.last_lines if end else ())
-    cause: dict[str, Any] = {"node_id": None, "node_name": node_name, "traceback": None}
-    cause["last_lines"] = [strip_ansi(line) for line in lines[-LAST_LINES:]]
+    last = [strip_ansi(line) for line in lines[-LAST_LINES:]]
     killed = end is not None and end.rc is None
     raised = None if killed else last_traceback(lines)
     if raised is not None:
-        return cause | {"type": raised.type, "message": raised.message, "traceback": raised.text}
-    return cause | {"type": "ServerAppDied" if reason.startswith(DIED) else "RunFailed", "message": reason}
+        return cause(raised.type, raised.message, node_name=node_name, traceback=raised.text, last_lines=last)
+    kind = "ServerAppDied" if reason.startswith(DIED) else "RunFailed"
+    return cause(kind, reason, node_name=node_name, last_lines=last)

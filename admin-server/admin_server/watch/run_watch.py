@@ -74,6 +74,12 @@ class RunWatch:
             self._stop_asked_at = self._stop_asked_at or time.monotonic()
         self._control.ask(want)
 
+    def told(self, found: FlowerRun | None) -> FlowerRun:
+        """Take the SuperLink's word; a run that it does not know, since its state was lost, has failed."""
+        gone = "the SuperLink does not know this run any more"
+        self.flower = found or FlowerRun(self.flower_run_id, "", "", "", "finished", "failed", gone, {})
+        return self.flower
+
     async def step(self) -> object:
         """Look once at everything; DONE when nothing more can come."""
         end = self._attempt.end()  # before the files are read: what a dead process wrote is then read whole
@@ -170,11 +176,7 @@ class RunWatch:
             found = await self._around.flower().run(self.flower_run_id)
         except (SuperlinkUnreachable, SuperlinkNotRunning):
             return None
-        if found is None:
-            gone = "the SuperLink does not know this run any more"
-            found = FlowerRun(self.flower_run_id, "", "", "", "finished", "failed", gone, {})
-        self.flower = found
-        return found
+        return self.told(found)
 
     async def _stop_run(self) -> None:
         if self._stop_sent_at is not None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from admin_server.background import DONE, Background
 from admin_server.flower import PAGE, Flower, FlowerRun
-from admin_server.watch.run_watch import RunWatch, Surroundings
+from admin_server.watch.outcome import cause
+from admin_server.watch.run_watch import ENDS, RunWatch, Surroundings
 
 log = logging.getLogger(__name__)
 ACTIVE = ["pending", "starting", "running", "paused", "stopping"]
@@ -31,7 +32,7 @@ class Watches:
         self._finished: set[str] = set()
         self._starting: Counter[str] = Counter()
         self._has_listed_all = False
-        self._orphans: list[str] = []
+        self._doubtful: list[str] = []
 
     async def begin(self) -> None:
         """Take up what this project's rows say is active, then look for more for ever."""
@@ -41,7 +42,7 @@ class Watches:
                 if run["flower_run_id"] is not None:
                     await self._watch(run, run["flower_run_id"])
                 elif status:
-                    self._orphans.append(run["id"])
+                    self.doubt(run["id"])
         self._background.repeat("discovery of runs", self._discover, DISCOVER_S)
 
     def of(self, run_id: str) -> RunWatch | None:
@@ -62,13 +63,15 @@ class Watches:
         finally:
             self._starting[fab_hash] -= 1
 
+    def doubt(self, run_id: str) -> None:
+        """Nobody knows whether the SuperLink took this intent: the next list of its runs tells."""
+        self._doubtful.append(run_id)
+
     async def begin_attempt(self, run: dict[str, Any], flower_run_id: str, series_id: str) -> None:
         """Record that Flower runs this run now, and watch it; one that was stopped meanwhile is ended at once."""
         attempt = await self._around.store.begin_attempt(run["id"], flower_run_id, series_id)
         row = {**run, "status": attempt["run_status"], "series_id": series_id, "journal_offset": 0}
-        watch = await self._watch(row, flower_run_id)
-        if watch.has_ended:
-            await self._around.flower().stop_run(flower_run_id)
+        await self._watch(row, flower_run_id)
 
     async def _watch(self, run: dict[str, Any], flower_run_id: str) -> RunWatch:
         if (known := self._by_flower_id.get(flower_run_id)) is not None:
@@ -91,9 +94,10 @@ class Watches:
         """Look at Flower's runs, newest first, until a page has nothing new; all pages at the first time."""
         flower = self._around.flower()
         seen: set[str] = set()
+        doubtful = list(self._doubtful)
         skip = 0
         while page := await flower.runs(skip):
-            news = [run for run in page if not self._is_known(run)]
+            news = await self._news(page)
             for run in page:
                 seen.add(run.flower_run_id)
                 if (watch := self._by_flower_id.get(run.flower_run_id)) is not None:
@@ -104,23 +108,28 @@ class Watches:
             if len(page) < PAGE or (self._has_listed_all and not news):
                 break
         self._has_listed_all = True
-        await self._fail_orphans()
+        await self._fail(doubtful)
         await self._refresh(flower, [watch for watch in self.all() if watch.flower_run_id not in seen])
 
-    async def _fail_orphans(self) -> None:
-        """End the intents of an earlier server that no Flower run turned out to belong to."""
-        told = {"type": "NeverStarted", "message": "the admin server ended before the SuperLink had taken the run"}
-        nobody: dict[str, Any] = {"node_id": None, "node_name": None, "traceback": None, "last_lines": []}
-        while self._orphans:
-            await self._around.store.move_run(self._orphans[-1], "failed", nobody | told, expected=["pending"])
-            self._orphans.pop()
+    async def _fail(self, doubtful: list[str]) -> None:
+        """End the intents that no Flower run turned out to belong to."""
+        told = cause("NeverStarted", "the SuperLink was asked to start this run and does not have it")
+        for run_id in doubtful:
+            await self._around.store.move_run(run_id, "failed", told, expected=["pending"])
+            self._doubtful.remove(run_id)
 
     async def _refresh(self, flower: Flower, watches: list[RunWatch]) -> None:
         for watch, run in zip(watches, await asyncio.gather(*(flower.run(w.flower_run_id) for w in watches)), strict=True):
-            watch.flower = run or watch.flower
+            watch.told(run)
 
-    def _is_known(self, run: FlowerRun) -> bool:
-        return run.flower_run_id in self._by_flower_id or run.flower_run_id in self._finished
+    async def _news(self, page: list[FlowerRun]) -> list[FlowerRun]:
+        """Give the runs of a page that are neither watched nor known to be over."""
+        fresh = {r.flower_run_id: r for r in page if r.flower_run_id not in self._by_flower_id.keys() | self._finished}
+        if not fresh:
+            return []
+        where = {"project_id": self._project_id, "flower_run_id": list(fresh), "status": list(ENDS)}
+        self._finished |= {row["flower_run_id"] for row in await self._around.store.rows("attempt_list", where, limit=PAGE)}
+        return [run for run in fresh.values() if run.flower_run_id not in self._finished]
 
     async def _adopt(self, run: FlowerRun) -> None:
         """Make a row of a run that was started from a shell, or find the intent that it belongs to."""
