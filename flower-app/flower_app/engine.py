@@ -80,7 +80,6 @@ class RoundEngine:
             self._keep_checkpoint()  # a crash may have come between the round and its artifact
             log(INFO, "going on after round %d", self.last_round)
         for number in range(self.last_round + 1, self._config.num_rounds + 1):
-            self._hold_while_paused()
             self._one_round(number, self._wait_for_nodes(number))
             self._keep_checkpoint()
         self.keep_final()
@@ -148,24 +147,31 @@ class RoundEngine:
             raise StopAsked
         return control
 
-    def _hold_while_paused(self) -> None:
+    def _hold_while_paused(self) -> float:
+        """Give the seconds that the run was held."""
         if self._control().want != "pause":
-            return
+            return 0.0
+        started = self._clock.monotonic()
         self._record.paused(self.last_round)
         log(INFO, "paused after round %d", self.last_round)
         while self._control().want == "pause":
             self._clock.sleep(POLL_S)
         self._record.resumed(self.last_round)
         log(INFO, "going on after the pause")
+        return self._clock.monotonic() - started
 
     def _wait_for_nodes(self, number: int) -> list[int]:
-        """Hold until min-available nodes can start at once, telling every few seconds who is missing.
+        """Hold while paused, and until min-available nodes can start at once, telling every few seconds who is missing.
 
         Raises TooFewNodes.
         """
         wanted, limit_s = self._config.min_available, self._config.min_available_timeout_s
         started, told = self._clock.monotonic(), -PROGRESS_EVERY_S
-        while len(available := self._available()) < wanted:
+        while True:
+            started += self._hold_while_paused()
+            available = self._available()
+            if len(available) >= wanted:
+                return available
             waited = self._clock.monotonic() - started
             if waited >= limit_s:
                 raise TooFewNodes(f"{len(available)} of {wanted} nodes were available after {limit_s:g} s")
@@ -174,7 +180,6 @@ class RoundEngine:
                 left = limit_s - waited
                 log(INFO, "round %d waits for nodes: %d of %d available, %.0f s left", number, len(available), wanted, left)
             self._clock.sleep(POLL_S)
-        return available
 
     def _available(self) -> list[int]:
         lost = self._control().lost_nodes

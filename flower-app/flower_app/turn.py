@@ -31,8 +31,10 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
         config = RunConfig.parse(context.run_config)
         settings = dict(message.content.config_records.get(CONFIG, ConfigRecord()))
         env = _env_of(node, config, int(settings["server-round"]), environment)  # type: ignore[arg-type]
-        with watch.part("import_s"):
+        with watch.part("prepare_s"):
             workload = make_workload(config)
+            if prepare := getattr(workload, "prepare", None):
+                prepare(env)
         arrays = to_arrays(message.content.array_records[ARRAYS])
         with watch.part("evaluate_s"):
             score = workload.evaluate(arrays, settings, env) if config.eval_share else EvalResult(0, {})

@@ -3,7 +3,6 @@
 import copy
 import itertools
 import json
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-with warnings.catch_warnings():  # Flower's command line library warns on import
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from flower_app.attempt import conduct
-    from flower_app.client_app import app as client_app
-    from flower_app.journal import read_journal
-    from flwr.app import Context, Error, Message, RecordDict
-    from flwr.proto.node_pb2 import NodeInfo
-    from flwr.serverapp import Grid
-    from flwr.supercore.task_identity import TaskIdentity
+from flower_app.attempt import conduct
+from flower_app.client_app import app as client_app
+from flower_app.journal import read_journal
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
 
 RUN_ID = 7
 
@@ -77,6 +73,7 @@ class InProcessGrid(Grid):
         self.clock, self.run_config = clock, dict(run_config)
         self.nodes: dict[int, Node] = {}
         self.pulls: list[list[str]] = []
+        self.offers: list[float] = []
         self.on_push: Callable[[list[Message]], None] = lambda messages: None
         self._ready: dict[str, tuple[float, Message | None]] = {}
 
@@ -86,6 +83,7 @@ class InProcessGrid(Grid):
         return self.nodes[node_id]
 
     def get_node_ids(self) -> Iterable[int]:
+        self.offers.append(self.clock.seconds)
         return [node.node_id for node in self.nodes.values() if node.online]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
@@ -104,7 +102,7 @@ class InProcessGrid(Grid):
         message_id = message.object_id
         message.metadata.__dict__["_message_id"] = message_id
         node.seen.append(message)
-        context = Context(RUN_ID, node.node_id, node.config, RecordDict(), self.run_config)  # type: ignore[arg-type]
+        context = Context(RUN_ID, node.node_id, node.config, RecordDict(), self.run_config)
         self._ready[message_id] = (self.clock.seconds + node.delay_s, node.answer(message, context))
         return message_id
 
@@ -175,6 +173,9 @@ class Federation:
         return json.loads((self.root / path).read_text())
 
 
+MakeFederation = Callable[..., Federation]
+
+
 @pytest.fixture(autouse=True)
 def task_identity() -> None:
     """Message() refuses to be built outside a task; the server's node id is 1."""
@@ -213,7 +214,7 @@ def federation(tmp_path: Path) -> Federation:
 
 
 @pytest.fixture
-def make_federation(tmp_path: Path) -> Callable[..., Federation]:
+def make_federation(tmp_path: Path) -> MakeFederation:
     """Make a federation with run-config keys of one's own, `name=` giving its run directory."""
 
     def make(name: str = "run", **run_config: Any) -> Federation:

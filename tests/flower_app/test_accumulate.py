@@ -1,21 +1,26 @@
 """The streaming mean against numpy's, whatever comes in whatever order."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
 from flower_app.accumulate import WeightedMean
+from flower_app.workloads.interface import Arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-LIKE = {"w": np.zeros((2, 2), np.float32), "h": np.zeros(3, np.float16), "n": np.zeros((), np.int64)}
+LIKE: Arrays = {"w": np.zeros((2, 2), np.float32), "h": np.zeros(3, np.float16), "n": np.zeros((), np.int64)}
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 10**6)), min_size=1, max_size=6), st.randoms())
-def test_it_is_the_weighted_mean_in_any_order(drawn, random) -> None:
+def test_it_is_the_weighted_mean_in_any_order(drawn: Any, random: Any) -> None:
     updates = []
     for seed, examples in drawn:
         generator = np.random.default_rng(seed)
-        arrays = {
+        arrays: Arrays = {
             "w": generator.normal(size=(2, 2)).astype(np.float32),
             "h": generator.normal(size=3).astype(np.float16),
             "n": np.array(generator.integers(0, 100)),
@@ -41,7 +46,7 @@ def test_it_is_the_weighted_mean_in_any_order(drawn, random) -> None:
     assert mean.metrics()["loss"] == pytest.approx(expected_loss)
 
 
-def test_what_was_added_is_not_held(monkeypatch) -> None:
+def test_what_was_added_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     mean = WeightedMean({"w": np.zeros(2, np.float32)})
     arrays = {"w": np.ones(2, np.float32)}
     mean.add(arrays, 3, {})
@@ -49,7 +54,7 @@ def test_what_was_added_is_not_held(monkeypatch) -> None:
     np.testing.assert_array_equal(mean.arrays()["w"], [1, 1])
 
 
-def test_large_models_are_summed_in_single_precision(monkeypatch) -> None:
+def test_large_models_are_summed_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower_app.accumulate.DOUBLE_UP_TO_BYTES", 7)
     mean = WeightedMean({"w": np.zeros(2, np.float32)})
     mean.add({"w": np.array([1, 2], np.float32)}, 10, {})

@@ -1,6 +1,9 @@
 """Causes on their way from a node to the journal."""
 
+from __future__ import annotations
+
 import json
+from typing import Any
 
 import pytest
 from flower_app.causes import Cause, cause_of, cause_of_reply, error_for_reply
@@ -42,7 +45,7 @@ def test_the_nodes_id_is_the_servers_word_and_the_name_its_own() -> None:
         (Error(100, '{"type": "X"}'), "ERROR_100", '{"type": "X"}', []),
     ],
 )
-def test_every_error_reply_has_a_cause(error, kind, message, lines) -> None:
+def test_every_error_reply_has_a_cause(error: Any, kind: Any, message: Any, lines: Any) -> None:
     cause = cause_of_reply(error)
     assert (cause.type, cause.message, list(cause.last_lines)) == (kind, message, lines)
 

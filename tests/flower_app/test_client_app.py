@@ -1,8 +1,11 @@
 """The ClientApp's handler: one answer to each message, and an exception comes home whole."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +13,18 @@ import pytest
 from flower_app.causes import APP_ERROR
 from flower_app.client_app import app
 from flower_app.wire import to_arrays, to_record
+from flower_app.workloads.interface import Arrays
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+Ask = Callable[..., Message]
 
 
 @pytest.fixture
-def ask() -> Callable[..., Message]:
+def ask() -> Ask:
     """Send one train message of the toy model to one site and give its answer."""
 
     def ask(node_config: dict[str, Any] | None = None, server_round: int = 4, **run_config: Any) -> Message:
-        arrays = {"weight": np.full((4, 3), 0.4, np.float32), "steps": np.array(3, np.int64)}
+        arrays: Arrays = {"weight": np.full((4, 3), 0.4, np.float32), "steps": np.array(3, np.int64)}
         content = RecordDict({"arrays": to_record(arrays), "config": ConfigRecord({"server-round": server_round})})
         message = Message(content, dst_node_id=9, message_type="train")
         node = {"partition-id": 1, "num-partitions": 3, "node-name": "site-b"} if node_config is None else node_config
@@ -34,20 +40,20 @@ def cause(reply: Message) -> dict[str, Any]:
     return found
 
 
-def test_an_answer_has_model_metrics_facts_and_timings(ask) -> None:
+def test_an_answer_has_model_metrics_facts_and_timings(ask: Ask) -> None:
     reply = ask()
     assert list(to_arrays(reply.content.array_records["arrays"])) == ["weight", "steps"]
     metrics = dict(reply.content.metric_records["metrics"])
     assert metrics.pop("num-examples") == 20
     assert set(metrics) == {"train_loss", "train_accuracy", "eval_loss", "eval_accuracy"}
-    facts = reply.content.config_records["facts"]
+    facts: dict[str, Any] = dict(reply.content.config_records["facts"])
     assert (facts["node_name"], facts["partition_id"], facts["num_partitions"]) == ("site-b", 1, 3)
     assert facts["rss_peak_bytes"] >= facts["rss_bytes"] > 0
-    timings = reply.content.config_records["timings"]
+    timings: dict[str, Any] = dict(reply.content.config_records["timings"])
     assert timings["total_s"] >= timings["train_s"] + timings["evaluate_s"] > 0
 
 
-def test_the_same_round_gives_the_same_model_on_any_node_and_another_round_does_not(ask) -> None:
+def test_the_same_round_gives_the_same_model_on_any_node_and_another_round_does_not(ask: Ask) -> None:
     def weight(reply: Message) -> Any:
         return reply.content.array_records["arrays"]["weight"].data
 
@@ -58,12 +64,12 @@ def test_the_same_round_gives_the_same_model_on_any_node_and_another_round_does_
     assert weight(ask(node_config={"partition-id": 2, "num-partitions": 3})) != first
 
 
-def test_threads_are_those_that_the_node_was_given(ask, monkeypatch) -> None:
+def test_threads_are_those_that_the_node_was_given(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert ask().content.config_records["facts"]["threads"] == 5
 
 
-def test_an_exception_comes_home_with_traceback_and_last_lines(ask, monkeypatch) -> None:
+def test_an_exception_comes_home_with_traceback_and_last_lines(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(self: Any, arrays: Any, settings: Any, env: Any) -> None:
         for number in range(30):
             print("line", number)
@@ -78,7 +84,7 @@ def test_an_exception_comes_home_with_traceback_and_last_lines(ask, monkeypatch)
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError("no room"), Exception("plain")])
-def test_whatever_is_raised_there_is_an_answer(ask, monkeypatch, error) -> None:
+def test_whatever_is_raised_there_is_an_answer(ask: Ask, monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
     def train(*args: Any) -> None:
         raise error
 
@@ -86,7 +92,7 @@ def test_whatever_is_raised_there_is_an_answer(ask, monkeypatch, error) -> None:
     assert cause(ask())["type"] == type(error).__name__
 
 
-def test_a_site_that_forwards_nothing_sends_the_type_alone(ask, monkeypatch) -> None:
+def test_a_site_that_forwards_nothing_sends_the_type_alone(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*args: Any) -> None:
         print("patient 17 has ...")
         raise ValueError("patient 17")
@@ -100,14 +106,14 @@ def test_a_site_that_forwards_nothing_sends_the_type_alone(ask, monkeypatch) -> 
     assert cause(ask())["message"] == "patient 17"
 
 
-def test_an_import_error_of_the_workload_is_an_answer_too(ask, tmp_path, monkeypatch) -> None:
+def test_an_import_error_of_the_workload_is_an_answer_too(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "needs_more.py").write_text("import a_library_nobody_has\nclass W: pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     found = cause(ask(workload="needs_more:W"))
     assert (found["type"], found["message"]) == ("ModuleNotFoundError", "No module named 'a_library_nobody_has'")
 
 
-def test_a_wrong_partition_is_a_precise_answer(ask) -> None:
+def test_a_wrong_partition_is_a_precise_answer(ask: Ask) -> None:
     found = cause(ask(node_config={"partition-id": 3, "num-partitions": 3, "node-name": "site-d"}))
     assert found["type"] == "ConfigError"
     assert found["message"].startswith('partition-id of node "site-d" needs to lie in 0..2')
@@ -115,7 +121,7 @@ def test_a_wrong_partition_is_a_precise_answer(ask) -> None:
     assert cause(ask(node_config={}))["message"].startswith('num-partitions of node "9" is missing')
 
 
-def test_a_workload_that_changes_the_models_names_is_told_so(ask, monkeypatch) -> None:
+def test_a_workload_that_changes_the_models_names_is_told_so(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     from flower_app.workloads.interface import TrainResult
 
     monkeypatch.setattr("toy_workload.Toy.train", lambda *args: TrainResult({"w": np.ones(1)}, 5, {}))

@@ -1,8 +1,11 @@
 """Run config and node config: read once, every error names its key."""
 
+from __future__ import annotations
+
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flower_app.config import ConfigError, NodeConfig, RunConfig
@@ -47,7 +50,7 @@ def test_a_whole_number_is_a_number() -> None:
         ("round-timeout-s", -1, "round-timeout-s needs to be above 0, got -1.0"),
     ],
 )
-def test_an_unusable_value_names_the_key(key, value, sentence) -> None:
+def test_an_unusable_value_names_the_key(key: str, value: Any, sentence: str) -> None:
     with pytest.raises(ConfigError) as raised:
         RunConfig.parse({key: value})
     assert str(raised.value) == sentence
@@ -70,7 +73,7 @@ def test_a_node_knows_its_part() -> None:
         ({"partition-id": 0, "num-partitions": 0}, 'num-partitions of node "s" needs to be at least 1, got 0'),
     ],
 )
-def test_a_wrong_partition_names_key_and_node(values, sentence) -> None:
+def test_a_wrong_partition_names_key_and_node(values: Any, sentence: str) -> None:
     with pytest.raises(ConfigError) as raised:
         NodeConfig.parse({**values, "node-name": "s"}, 99)
     assert sentence in str(raised.value)

@@ -1,47 +1,50 @@
 """control.json: stop, pause and lost nodes, as the engine obeys them."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from flower_app.control import Control, ControlFile
 
+if TYPE_CHECKING:
+    from tests.flower_app.conftest import Federation, MakeFederation
 
-def test_stop_ends_the_run_within_a_poll_and_the_last_model_stays(federation) -> None:
+
+def test_stop_ends_the_run_within_a_poll_and_the_last_model_stays(federation: Federation) -> None:
     federation.clock.after(1.5, lambda: federation.want("stop"))  # in the middle of round 2
-    stopped_at = []
-    federation.grid.get_node_ids = lambda: stopped_at.append(federation.clock.seconds) or [101]
     federation.run()
     *_, artifact, closed = federation.journal()
     assert (closed["kind"], closed["status"], closed["last_round"], closed["cause"]) == ("run.closed", "stopped", 1, None)
     assert (artifact["kind"], artifact["role"], artifact["round"]) == ("artifact", "final", 1)
-    assert stopped_at[0] - 1001.5 <= 0.25
+    assert closed["at"] <= "2026-01-01T00:16:41.750Z"  # 0.25 s later
     assert len(federation.journal("round.closed")) == 1
 
 
-def test_a_stopped_run_lingers_a_moment_so_that_flower_can_say_stopped_too(federation) -> None:
-    calls = []
-    federation.grid.get_node_ids = lambda: calls.append(federation.clock.seconds) or [101]
+def test_a_stopped_run_lingers_a_moment_so_that_flower_can_say_stopped_too(federation: Federation) -> None:
     federation.want("stop")
     federation.run()
     assert federation.journal()[-1]["status"] == "stopped"
-    assert calls[-1] - calls[0] == pytest.approx(5, abs=0.5)
+    assert federation.grid.offers[-1] - federation.grid.offers[0] == pytest.approx(5, abs=0.5)
 
 
-def test_a_stop_before_the_first_round_leaves_no_model(federation) -> None:
+def test_a_stop_before_the_first_round_leaves_no_model(federation: Federation) -> None:
     federation.want("stop")
     federation.run()
     assert [record["kind"] for record in federation.journal()] == ["run.opened", "run.closed"]
     assert not (federation.root / "models").exists()
 
 
-def test_stop_while_waiting_for_nodes_ends_the_run(make_federation) -> None:
+def test_stop_while_waiting_for_nodes_ends_the_run(make_federation: MakeFederation) -> None:
     federation = make_federation(min_available=4)
     federation.clock.after(3.0, lambda: federation.want("stop"))
     federation.run()
     assert federation.journal()[-1]["status"] == "stopped"
 
 
-def test_pause_holds_before_the_next_round_until_run_is_wanted(federation) -> None:
+def test_pause_holds_before_the_next_round_until_run_is_wanted(federation: Federation) -> None:
     federation.clock.after(0.5, lambda: federation.want("pause"))
     federation.clock.after(100.0, lambda: federation.want("run"))
     federation.run()
@@ -53,7 +56,18 @@ def test_pause_holds_before_the_next_round_until_run_is_wanted(federation) -> No
     assert federation.clock.seconds >= 1100
 
 
-def test_a_paused_run_can_be_stopped(federation) -> None:
+def test_pause_while_waiting_for_nodes_holds_too_and_does_not_use_their_time_up(make_federation: MakeFederation) -> None:
+    federation = make_federation(min_available_timeout_s=30.0, num_rounds=1)
+    federation.grid.nodes[103].online = False
+    federation.clock.after(10.0, lambda: federation.want("pause"))
+    federation.clock.after(50.0, lambda: setattr(federation.grid.nodes[103], "online", True))
+    federation.clock.after(100.0, lambda: federation.want("run"))
+    federation.run()
+    assert [record["kind"] for record in federation.journal()][:4] == ["run.opened", "run.paused", "run.resumed", "round.opened"]
+    assert federation.journal()[-1]["status"] == "completed"
+
+
+def test_a_paused_run_can_be_stopped(federation: Federation) -> None:
     federation.want("pause")
     federation.clock.after(10.0, lambda: federation.want("stop"))
     federation.run()
@@ -61,7 +75,7 @@ def test_a_paused_run_can_be_stopped(federation) -> None:
     assert federation.journal()[-1]["status"] == "stopped"
 
 
-def test_a_node_known_dead_is_lost_in_the_round_and_not_asked_again_until_it_is_back(make_federation) -> None:
+def test_a_node_known_dead_is_lost_in_the_round_and_not_asked_again_until_it_is_back(make_federation: MakeFederation) -> None:
     federation = make_federation(num_rounds=4, min_available=2)
     federation.grid.nodes[102].delay_s = 1e9
     federation.clock.after(1.2, lambda: federation.want("run", n102="its SuperNode was killed by signal 9"))
@@ -80,13 +94,13 @@ def test_a_node_known_dead_is_lost_in_the_round_and_not_asked_again_until_it_is_
     assert asked == [["101", "102", "103"], ["101", "103"], ["101", "103"], ["101", "102", "103"]]
 
 
-def test_an_absent_file_wants_run(tmp_path) -> None:
+def test_an_absent_file_wants_run(tmp_path: Path) -> None:
     assert ControlFile(tmp_path / "control.json").read() == Control("run", {})
     assert ControlFile(None).read() == Control("run", {})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"want": "dance"}', '{"want": "stop", "lost_nodes": {"x": "y"}}'])
-def test_a_file_that_makes_no_sense_changes_nothing_and_is_told_once(tmp_path, capsys, text) -> None:
+def test_a_senseless_file_changes_nothing_and_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     path = tmp_path / "control.json"
     control = ControlFile(path)
     path.write_text(json.dumps({"want": "pause", "lost_nodes": {"5": "gone"}}))

@@ -1,8 +1,10 @@
 """`digits` on the real network and the real images."""
 
+from __future__ import annotations
+
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ from flower_app.workloads import digits_data
 from flower_app.workloads.digits import Digits
 from flower_app.workloads.digits_data import DataMissing, load_digits
 from flower_app.workloads.interface import NodeEnv
+
+if TYPE_CHECKING:
+    from tests.flower_app.conftest import MakeFederation
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +112,7 @@ def test_without_a_share_held_back_there_is_nothing_to_evaluate() -> None:
     assert digits.evaluate(digits.initial_arrays(), {}, env()).num_examples == 0
 
 
-def test_the_images_are_cached_where_the_node_allows_it(tmp_path, monkeypatch) -> None:
+def test_the_images_are_cached_where_the_node_allows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     images, labels = load_digits(cache)
     assert [path.name for path in cache.iterdir()] == ["digits.npz"]
@@ -120,7 +125,7 @@ def test_the_images_are_cached_where_the_node_allows_it(tmp_path, monkeypatch) -
         load_digits(tmp_path / "other")
 
 
-def test_ten_rounds_over_three_uneven_sites_reach_0_95(make_federation) -> None:
+def test_ten_rounds_over_three_uneven_sites_reach_0_95(make_federation: MakeFederation) -> None:
     """The demo's own figures: Dirichlet(0.3), seed 42 ends at 0.98; seeds 0 to 9 end between 0.958 and 0.989."""
     federation = make_federation(workload="digits", num_rounds=10)
     federation.run()
@@ -130,7 +135,7 @@ def test_ten_rounds_over_three_uneven_sites_reach_0_95(make_federation) -> None:
     assert history[-1]["loss"] < 0.3
 
 
-def test_a_resumed_run_ends_with_the_same_bits(make_federation) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(make_federation: MakeFederation) -> None:
     def model(name: str, stop_after_s: float | None) -> str:
         federation = make_federation(name, workload="digits", local_steps=3, num_rounds=4)
         if stop_after_s:

@@ -1,7 +1,10 @@
 """The round engine on an in-process federation: what a run of three sites leaves behind."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,8 +16,11 @@ from flower_app.tensor_file import sha256_of
 from flwr.app import Context, Error, Message
 from safetensors.numpy import load_file
 
+if TYPE_CHECKING:
+    from tests.flower_app.conftest import Federation, MakeFederation
 
-def test_a_run_of_three_sites_is_written_down_from_opening_to_end(federation) -> None:
+
+def test_a_run_of_three_sites_is_written_down_from_opening_to_end(federation: Federation) -> None:
     federation.run()
     kinds = [record["kind"] for record in federation.journal()]
     round_kinds = ["round.opened", "update", "update", "update", "round.closed"]
@@ -30,7 +36,7 @@ def test_a_run_of_three_sites_is_written_down_from_opening_to_end(federation) ->
     }  # fmt: skip
 
 
-def test_the_model_is_the_mean_of_the_sites_weighted_by_their_examples(federation) -> None:
+def test_the_model_is_the_mean_of_the_sites_weighted_by_their_examples(federation: Federation) -> None:
     replies = []
 
     def keep(message: Message, context: Context) -> Message:
@@ -50,7 +56,7 @@ def test_the_model_is_the_mean_of_the_sites_weighted_by_their_examples(federatio
     assert final["steps"].dtype == np.int64
 
 
-def test_a_node_gets_one_message_a_round_and_answers_with_score_and_training(federation) -> None:
+def test_a_node_gets_one_message_a_round_and_answers_with_score_and_training(federation: Federation) -> None:
     federation.run()
     for node in federation.grid.nodes.values():
         assert [message.metadata.group_id for message in node.seen] == ["1", "2", "3"]
@@ -67,7 +73,7 @@ def test_a_node_gets_one_message_a_round_and_answers_with_score_and_training(fed
     assert {update["facts"]["node_name"] for update in federation.journal("update")} == {"site-a", "site-b", "site-c"}
 
 
-def test_a_closed_round_sums_its_updates_up(federation) -> None:
+def test_a_closed_round_sums_its_updates_up(federation: Federation) -> None:
     federation.run()
     for closed in federation.journal("round.closed"):
         updates = [each for each in federation.journal("update") if each["round"] == closed["round"]]
@@ -79,7 +85,7 @@ def test_a_closed_round_sums_its_updates_up(federation) -> None:
         assert set(closed["server_metrics"]) == {"loss", "accuracy"}
 
 
-def test_a_commit_is_the_file_that_its_line_proves_and_the_last_two_stay(federation) -> None:
+def test_a_commit_is_the_file_that_its_line_proves_and_the_last_two_stay(federation: Federation) -> None:
     federation.run()
     assert sorted(path.name for path in (federation.root / "commit").iterdir()) == ["round-2.safetensors", "round-3.safetensors"]
     for closed in federation.journal("round.closed")[1:]:
@@ -90,7 +96,7 @@ def test_a_commit_is_the_file_that_its_line_proves_and_the_last_two_stay(federat
         assert commit.arrays["steps"] == closed["round"]
 
 
-def test_what_people_read_is_there_after_the_run(federation) -> None:
+def test_what_people_read_is_there_after_the_run(federation: Federation) -> None:
     federation.run()
     assert federation.read("config.json")["num-rounds"] == 3
     for number in (1, 2, 3):
@@ -103,7 +109,7 @@ def test_what_people_read_is_there_after_the_run(federation) -> None:
     assert (federation.root / "chart.png").is_file()
 
 
-def test_the_final_model_is_an_artifact_with_its_hash_and_its_parent(federation) -> None:
+def test_the_final_model_is_an_artifact_with_its_hash_and_its_parent(federation: Federation) -> None:
     federation.run()
     (artifact,) = federation.journal("artifact")
     path = federation.root / artifact["path"]
@@ -113,7 +119,7 @@ def test_the_final_model_is_an_artifact_with_its_hash_and_its_parent(federation)
     assert artifact["parents"] == [federation.journal("round.closed")[-1]["commit"]["sha256"]]
 
 
-def test_checkpoints_are_kept_every_few_rounds(make_federation) -> None:
+def test_checkpoints_are_kept_every_few_rounds(make_federation: MakeFederation) -> None:
     federation = make_federation(num_rounds=5, checkpoint_every=2)
     federation.run()
     kept = [(each["role"], each["round"], each["path"]) for each in federation.journal("artifact")]
@@ -125,20 +131,20 @@ def test_checkpoints_are_kept_every_few_rounds(make_federation) -> None:
     assert load_file(federation.root / "models/round_0004.safetensors")["steps"] == 4
 
 
-def test_the_server_evaluates_as_often_as_asked_and_after_the_last_round(make_federation) -> None:
+def test_the_server_evaluates_as_often_as_asked_and_after_the_last_round(make_federation: MakeFederation) -> None:
     federation = make_federation(num_rounds=5, server_eval_every=2)
     federation.run()
     assert [bool(each["server_metrics"]) for each in federation.journal("round.closed")] == [False, True, False, True, True]
 
 
-def test_without_a_share_to_evaluate_on_no_site_scores(make_federation) -> None:
+def test_without_a_share_to_evaluate_on_no_site_scores(make_federation: MakeFederation) -> None:
     federation = make_federation(eval_share=0.0, server_eval_every=0)
     federation.run()
     assert set(federation.journal("update")[0]["metrics"]) == {"train_loss", "train_accuracy"}
     assert federation.read("history.json")[0]["accuracy"] is None
 
 
-def test_a_failing_site_is_recorded_with_its_cause_and_the_others_go_on(federation) -> None:
+def test_a_failing_site_is_recorded_with_its_cause_and_the_others_go_on(federation: Federation) -> None:
     def fail(message: Message, context: Context) -> Message:
         raise KeyError("patient 17")
 
@@ -154,7 +160,7 @@ def test_a_failing_site_is_recorded_with_its_cause_and_the_others_go_on(federati
     assert federation.read("clients/site-b/round_1.json")["cause"]["type"] == "KeyError"
 
 
-def test_a_round_without_a_valid_update_fails_the_run_and_names_every_node(federation) -> None:
+def test_a_round_without_a_valid_update_fails_the_run_and_names_every_node(federation: Federation) -> None:
     federation.grid.nodes[101].answer = lambda message, context: _error(message, 5, "Error: Node Unavailable — gone")
     federation.grid.nodes[102].answer = lambda message, context: _in_the_app(_raise_out_of_memory, message, context)
     federation.grid.nodes[103].answer = lambda message, context: _error(
@@ -177,7 +183,7 @@ def test_a_round_without_a_valid_update_fails_the_run_and_names_every_node(feder
     assert (crashed[0]["type"], crashed[0]["last_lines"]) == ("CLIENT_APP_CRASHED", ["line a", "line b"])
 
 
-def test_a_node_that_the_superlink_does_not_know_is_lost_at_once(federation) -> None:
+def test_a_node_that_the_superlink_does_not_know_is_lost_at_once(federation: Federation) -> None:
     federation.grid.on_push = lambda messages: setattr(federation.grid.nodes[103], "online", False)
     federation.run_config["min-available"] = 2
     federation.run()
@@ -186,7 +192,7 @@ def test_a_node_that_the_superlink_does_not_know_is_lost_at_once(federation) -> 
     assert [record["expected"] for record in federation.journal("round.closed")] == [3, 2, 2]
 
 
-def test_a_node_that_never_answered_goes_by_the_name_it_is_registered_with(federation) -> None:
+def test_a_node_that_never_answered_goes_by_the_name_it_is_registered_with(federation: Federation) -> None:
     federation.grid.nodes[102].registered = "Klinikum B"
     federation.grid.nodes[102].answer = lambda message, context: _error(message, 8, "ClientApp died")
     federation.run()
@@ -195,7 +201,9 @@ def test_a_node_that_never_answered_goes_by_the_name_it_is_registered_with(feder
     assert federation.read("clients/Klinikum_B/round_1.json")["status"] == "failed"
 
 
-def test_a_round_closes_at_its_deadline_and_a_late_node_gets_no_message_until_it_answered(make_federation) -> None:
+def test_a_round_closes_at_its_deadline_and_a_late_node_rests_until_it_answered(
+    make_federation: MakeFederation,
+) -> None:
     federation = make_federation(round_timeout_s=30.0, min_available=2, num_rounds=4)
     federation.grid.nodes[102].delay_s = 62.0
     for node_id in (101, 103):
@@ -214,19 +222,19 @@ def test_a_round_closes_at_its_deadline_and_a_late_node_gets_no_message_until_it
     assert second["seconds"] == pytest.approx(20, abs=POLL_S)
 
 
-def test_replies_are_polled_at_least_every_quarter_second(federation) -> None:
+def test_replies_are_polled_at_least_every_quarter_second(federation: Federation) -> None:
     federation.run()
     assert max(federation.clock.slept) <= 0.25
 
 
-def test_big_models_are_pulled_one_reply_at_a_time(federation, monkeypatch) -> None:
+def test_big_models_are_pulled_one_reply_at_a_time(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower_app.round.PULL_BYTES", 60)
     federation.run()
     assert {len(pull) for pull in federation.grid.pulls} == {1}
     assert federation.journal("run.closed")[0]["status"] == "completed"
 
 
-def test_the_run_waits_for_enough_nodes_and_says_so(federation, capsys) -> None:
+def test_the_run_waits_for_enough_nodes_and_says_so(federation: Federation, capsys: pytest.CaptureFixture[str]) -> None:
     for node_id in (102, 103):
         federation.grid.nodes[node_id].online = False
     federation.clock.after(7.0, lambda: setattr(federation.grid.nodes[102], "online", True))
@@ -239,7 +247,7 @@ def test_the_run_waits_for_enough_nodes_and_says_so(federation, capsys) -> None:
     assert len(federation.journal("round.opened")[0]["nodes"]) == 3
 
 
-def test_too_few_nodes_in_time_fail_the_run(make_federation) -> None:
+def test_too_few_nodes_in_time_fail_the_run(make_federation: MakeFederation) -> None:
     federation = make_federation(min_available=4, min_available_timeout_s=60.0)
     with pytest.raises(TooFewNodes):
         federation.run()
@@ -248,7 +256,7 @@ def test_too_few_nodes_in_time_fail_the_run(make_federation) -> None:
     assert federation.clock.seconds == pytest.approx(1060, abs=1)
 
 
-def test_a_wrong_run_config_fails_the_run_with_the_key(make_federation) -> None:
+def test_a_wrong_run_config_fails_the_run_with_the_key(make_federation: MakeFederation) -> None:
     federation = make_federation(num_rounds="three")
     with pytest.raises(ValueError, match="num-rounds needs an integer, got 'three'"):
         federation.run()
@@ -257,14 +265,14 @@ def test_a_wrong_run_config_fails_the_run_with_the_key(make_federation) -> None:
     assert closed["cause"]["type"] == "ConfigError"
 
 
-def test_an_unknown_strategy_or_workload_lists_the_choices(make_federation) -> None:
+def test_an_unknown_strategy_or_workload_lists_the_choices(make_federation: MakeFederation) -> None:
     with pytest.raises(ValueError, match='strategy "fedsgd" is unknown; choose one of fedavg'):
         make_federation("one", strategy="fedsgd").run()
     with pytest.raises(ValueError, match=r'workload "mnist" is unknown; choose one of .*digits'):
         make_federation("two", workload="mnist").run()
 
 
-def test_without_a_run_directory_it_trains_and_writes_nothing(federation) -> None:
+def test_without_a_run_directory_it_trains_and_writes_nothing(federation: Federation) -> None:
     from flower_app.attempt import conduct
 
     before = sorted(federation.root.parent.rglob("*"))
@@ -288,7 +296,7 @@ def _in_the_app(fails: Callable[[Message, Context], Message], message: Message, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flower_app.turn.take_turn", fails)
         reply = client_app(message, context)
-    assert json.loads(reply.error.reason)["type"]
+    assert json.loads(reply.error.reason or "")["type"]
     return reply
 
 

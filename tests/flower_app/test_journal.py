@@ -1,17 +1,23 @@
 """journal.jsonl: one writer, whole lines, and nothing that a crash can do to its end."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flower_app.journal import Journal, JournalBusy, JournalDamaged, read_journal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+if TYPE_CHECKING:
+    from tests.flower_app.conftest import FakeClock
 
-def test_records_carry_seq_time_attempt_and_kind_first(tmp_path, clock) -> None:
+
+def test_records_carry_seq_time_attempt_and_kind_first(tmp_path: Path, clock: FakeClock) -> None:
     journal = Journal(tmp_path / "journal.jsonl", "77", clock)
     journal.append("round.opened", {"round": 1, "nodes": ["é\u2028"], "needed": 1})
     journal.append("run.paused", {"after_round": 1}, durable=True)
@@ -24,7 +30,7 @@ def test_records_carry_seq_time_attempt_and_kind_first(tmp_path, clock) -> None:
     }  # fmt: skip
 
 
-def test_a_number_that_json_does_not_know_is_refused(tmp_path, clock) -> None:
+def test_a_number_that_json_does_not_know_is_refused(tmp_path: Path, clock: FakeClock) -> None:
     journal = Journal(tmp_path / "journal.jsonl", "1", clock)
     with pytest.raises(ValueError, match="JSON"):
         journal.append("update", {"metrics": {"loss": float("nan")}})
@@ -32,7 +38,7 @@ def test_a_number_that_json_does_not_know_is_refused(tmp_path, clock) -> None:
     assert (tmp_path / "journal.jsonl").read_bytes() == b""
 
 
-def test_a_second_writer_ends_with_one_sentence(tmp_path, clock) -> None:
+def test_a_second_writer_ends_with_one_sentence(tmp_path: Path, clock: FakeClock) -> None:
     journal = Journal(tmp_path / "journal.jsonl", "1", clock)
     with pytest.raises(JournalBusy, match=r"another ServerApp still runs on .*journal\.jsonl; this attempt ends"):
         Journal(tmp_path / "journal.jsonl", "2", clock)
@@ -40,7 +46,7 @@ def test_a_second_writer_ends_with_one_sentence(tmp_path, clock) -> None:
     Journal(tmp_path / "journal.jsonl", "2", clock).close()
 
 
-def test_a_killed_writer_leaves_no_lock(tmp_path, clock) -> None:
+def test_a_killed_writer_leaves_no_lock(tmp_path: Path, clock: FakeClock) -> None:
     code = (
         "import os, signal, sys, fcntl; f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); fcntl.flock(f, fcntl.LOCK_EX);"
         'os.write(f, b\'{"seq": 1, "kind": "a"}\\n{"seq": 2, "ki\'); os.kill(os.getpid(), signal.SIGKILL)'
@@ -53,7 +59,7 @@ def test_a_killed_writer_leaves_no_lock(tmp_path, clock) -> None:
     journal.close()
 
 
-def test_damage_before_the_last_line_is_not_repaired(tmp_path, clock) -> None:
+def test_damage_before_the_last_line_is_not_repaired(tmp_path: Path, clock: FakeClock) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"seq":1}\nnonsense\n{"seq":3}\n')
     with pytest.raises(JournalDamaged, match="line 2"):
@@ -67,7 +73,9 @@ def test_damage_before_the_last_line_is_not_repaired(tmp_path, clock) -> None:
     cut=st.integers(0, 400),
     garbage=st.sampled_from([b"", b"\0" * 7, b"\0\0\n", b'{"seq": 9', b"\n", b"[]\n", b'"text"\n', b"\xff\xfe\n"]),
 )
-def test_whatever_a_crash_leaves_at_the_end_the_whole_records_stay_and_seq_goes_on(tmp_path, clock, fields, cut, garbage) -> None:
+def test_whatever_a_crash_leaves_at_the_end_the_whole_records_stay_and_seq_goes_on(
+    tmp_path: Path, clock: FakeClock, fields: Any, cut: int, garbage: bytes
+) -> None:
     path = Path(tmp_path, "journal.jsonl")
     path.unlink(missing_ok=True)
     journal = Journal(path, "1", clock)
@@ -85,7 +93,7 @@ def test_whatever_a_crash_leaves_at_the_end_the_whole_records_stay_and_seq_goes_
     assert path.read_bytes().endswith(b"\n")
 
 
-def test_a_reader_beside_the_writer_sees_whole_lines_only(tmp_path) -> None:
+def test_a_reader_beside_the_writer_sees_whole_lines_only(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"seq":1,"kind":"a"}\n{"seq":2,"ki')
     assert read_journal(path) == [{"seq": 1, "kind": "a"}]

@@ -1,5 +1,7 @@
 """Which replies may be counted."""
 
+from __future__ import annotations
+
 import struct
 from typing import Any
 
@@ -7,13 +9,14 @@ import numpy as np
 import pytest
 from flower_app.replies import Refused, facts_of, payload_bytes, read_update
 from flower_app.wire import NotAnArray, to_record, view
+from flower_app.workloads.interface import Arrays
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-LIKE = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((), np.int64)}
+LIKE: Arrays = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((), np.int64)}
 
 
 def reply(arrays: Any = None, metrics: Any = None, **records: Any) -> Message:
-    good = {"a": np.ones((2, 3), np.float32), "b": np.array(4)}
+    good: Arrays = {"a": np.ones((2, 3), np.float32), "b": np.array(4)}
     content = {
         "arrays": to_record(good if arrays is None else arrays),
         "metrics": MetricRecord({"num-examples": 7, "train_loss": 0.5} if metrics is None else metrics),
@@ -38,18 +41,18 @@ def test_a_good_reply_is_read_without_a_copy() -> None:
         ({"a": np.ones((3, 2), np.float32), "b": LIKE["b"]}, "array a has shape (3, 2), the model's is (2, 3)"),
         ({"a": np.ones((2, 3)), "b": LIKE["b"]}, "array a has dtype float64, the model's is float32"),
         ({"a": np.full((2, 3), np.nan, np.float32), "b": LIKE["b"]}, "array a holds NaN or Inf"),
-        ({"a": np.float32([[1, 2, 3], [4, np.inf, 6]]), "b": LIKE["b"]}, "array a holds NaN or Inf"),
-        ({"a": np.float32([[-np.inf, 2, 3], [4, np.inf, 6]]), "b": LIKE["b"]}, "array a holds NaN or Inf"),
+        ({"a": np.array([[1, 2, 3], [4, np.inf, 6]], np.float32), "b": LIKE["b"]}, "array a holds NaN or Inf"),
+        ({"a": np.array([[-np.inf, 2, 3], [4, np.inf, 6]], np.float32), "b": LIKE["b"]}, "array a holds NaN or Inf"),
     ],
 )
-def test_arrays_that_do_not_fit_the_model_are_refused(arrays, reason) -> None:
+def test_arrays_that_do_not_fit_the_model_are_refused(arrays: Any, reason: str) -> None:
     with pytest.raises(Refused) as raised:
         read_update(reply(arrays), LIKE)
     assert str(raised.value) == reason
 
 
 def test_large_finite_numbers_are_no_infinity() -> None:
-    like = {"a": np.zeros(4, np.float64)}
+    like: Arrays = {"a": np.zeros(4, np.float64)}
     huge = {"a": np.full(4, 1.5e308)}
     assert read_update(reply(huge), like).arrays["a"][0] == 1.5e308
 
@@ -67,7 +70,7 @@ def test_large_finite_numbers_are_no_infinity() -> None:
         ({"num-examples": 1, "loss": [0.1]}, "metric loss is not one finite number: [0.1]"),
     ],
 )
-def test_metrics_that_cannot_be_counted_are_refused(metrics, reason) -> None:
+def test_metrics_that_cannot_be_counted_are_refused(metrics: Any, reason: str) -> None:
     with pytest.raises(Refused) as raised:
         read_update(reply(metrics=metrics), LIKE)
     assert reason in str(raised.value)
@@ -104,7 +107,7 @@ def npy(header: str, data: bytes = b"") -> bytes:
         b"\x93NUMPY\x09\x00" + b"0" * 20,
     ],
 )
-def test_bytes_that_are_no_plain_array_are_refused(data) -> None:
+def test_bytes_that_are_no_plain_array_are_refused(data: bytes) -> None:
     lying = ArrayRecord({"a": Array("float32", (1,), "numpy.ndarray", data), "b": Array(np.array(0))})
     with pytest.raises(NotAnArray):
         view(lying["a"])

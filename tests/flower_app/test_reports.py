@@ -1,11 +1,18 @@
 """What people read, and the chart as a picture."""
 
+from __future__ import annotations
+
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from flower_app.chart import painted
 from flower_app.run_directory import folder_name
+
+if TYPE_CHECKING:
+    from tests.flower_app.conftest import Federation, MakeFederation
+
 
 ENTRIES = [
     {"round": number, "server_accuracy": 1 - 0.5 / number, "server_loss": 1 / number, "client_accuracy": 0.5, "client_loss": 2.0}
@@ -35,12 +42,14 @@ def test_a_chart_without_server_evaluation_or_with_one_round_is_drawn() -> None:
     assert picture(painted("one", ENTRIES[:1])).shape == (520, 1300, 4)
 
 
-def test_a_run_leaves_the_chart_of_its_last_round(federation, real_chart) -> None:
+def test_a_run_leaves_the_chart_of_its_last_round(federation: Federation, real_chart: None) -> None:
     federation.run()
     assert picture((federation.root / "chart.png").read_bytes()).shape == (520, 1300, 4)
 
 
-def test_a_chart_that_cannot_be_drawn_is_told_once_and_fails_nothing(federation, monkeypatch, capsys) -> None:
+def test_a_chart_that_cannot_be_drawn_is_told_once_and_fails_nothing(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(title: str, history: object) -> bytes:
         raise ImportError("No module named 'matplotlib'")
 
@@ -54,12 +63,12 @@ def test_a_chart_that_cannot_be_drawn_is_told_once_and_fails_nothing(federation,
     ("name", "folder"),
     [("site-a", "site-a"), ("../../etc", "_.._etc"), ("..", "_"), ("Haus 3/ß", "Haus_3__"), ("a" * 300, "a" * 100), ("", "_")],
 )
-def test_a_nodes_name_is_one_plain_folder(name, folder) -> None:
+def test_a_nodes_name_is_one_plain_folder(name: str, folder: str) -> None:
     assert folder_name(name) == folder
     assert "/" not in folder_name(name)
 
 
-def test_two_nodes_of_one_name_have_two_folders(federation) -> None:
+def test_two_nodes_of_one_name_have_two_folders(federation: Federation) -> None:
     federation.grid.nodes[102].config["node-name"] = "site-a"
     federation.run()
     folders = sorted(path.name for path in (federation.root / "clients").iterdir())
@@ -68,7 +77,7 @@ def test_two_nodes_of_one_name_have_two_folders(federation) -> None:
         assert len(list((federation.root / "clients" / folder).iterdir())) == 3
 
 
-def test_history_falls_back_to_the_sites_where_the_server_does_not_evaluate(make_federation) -> None:
+def test_history_falls_back_to_the_sites_where_the_server_does_not_evaluate(make_federation: MakeFederation) -> None:
     federation = make_federation(server_eval_every=2)
     federation.run()
     first, second, _ = federation.read("history.json")

@@ -1,9 +1,11 @@
 """Resume: whatever kills the ServerApp, the next attempt goes on after the last committed round."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ from flower_app.commit import CommitDamaged
 from flower_app.journal import Journal, JournalBusy
 from flower_app.record import RunMismatch
 from safetensors.numpy import load_file
+
+if TYPE_CHECKING:
+    from tests.flower_app.conftest import Federation, MakeFederation
 
 
 class Killed(BaseException):
@@ -21,7 +26,7 @@ class Killed(BaseException):
 def killed_at(step: int) -> Iterator[list[str]]:
     """Die at the step-th call that changes the disk: half a line, a rename or its absence, an unsynced file."""
     done: list[str] = []
-    real = {"write": os.write, "fsync": os.fsync}
+    real: dict[str, Any] = {"write": os.write, "fsync": os.fsync}
 
     def dying(name: str) -> Any:
         def call(descriptor: int, *data: bytes) -> Any:
@@ -42,7 +47,7 @@ def killed_at(step: int) -> Iterator[list[str]]:
         yield done
 
 
-def test_the_next_attempt_goes_on_after_the_last_committed_round(make_federation) -> None:
+def test_the_next_attempt_goes_on_after_the_last_committed_round(make_federation: MakeFederation) -> None:
     federation = make_federation(num_rounds=5, checkpoint_every=2)
     federation.clock.after(2.5, lambda: federation.want("stop"))
     federation.run(attempt=1)
@@ -57,7 +62,7 @@ def test_the_next_attempt_goes_on_after_the_last_committed_round(make_federation
     assert [entry["round"] for entry in federation.read("history.json")] == [1, 2, 3, 4, 5]
 
 
-def test_a_run_killed_at_any_write_ends_as_an_undisturbed_one(make_federation) -> None:
+def test_a_run_killed_at_any_write_ends_as_an_undisturbed_one(make_federation: MakeFederation) -> None:
     """Each step of a run of two rounds that touches the disk, one after the other."""
     undisturbed = make_federation("undisturbed", num_rounds=2, checkpoint_every=1)
     undisturbed.run()
@@ -94,7 +99,7 @@ def assert_equal_runs(federation: Any, undisturbed: Any) -> None:
     assert not list(federation.root.rglob(".round-*"))
 
 
-def test_a_commit_without_its_line_never_happened(federation, monkeypatch) -> None:
+def test_a_commit_without_its_line_never_happened(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     real_append = Journal.append
 
     def dies_at_the_line(self: Journal, kind: str, *args: Any, **kwargs: Any) -> Any:
@@ -112,7 +117,7 @@ def test_a_commit_without_its_line_never_happened(federation, monkeypatch) -> No
     assert [record["round"] for record in federation.journal("round.closed")] == [1, 2, 3]
 
 
-def test_a_completed_run_with_more_rounds_wanted_goes_on(federation) -> None:
+def test_a_completed_run_with_more_rounds_wanted_goes_on(federation: Federation) -> None:
     federation.run(attempt=1)
     federation.run_config["num-rounds"] = 4
     federation.grid.run_config["num-rounds"] = 4
@@ -121,14 +126,14 @@ def test_a_completed_run_with_more_rounds_wanted_goes_on(federation) -> None:
     assert [each["round"] for each in federation.journal("artifact")] == [3, 4]
 
 
-def test_a_completed_run_started_again_trains_nothing(federation) -> None:
+def test_a_completed_run_started_again_trains_nothing(federation: Federation) -> None:
     federation.run(attempt=1)
     federation.run(attempt=2)
     assert [record["kind"] for record in federation.journal() if record["attempt"] == "2"] == ["run.opened", "run.closed"]
     assert federation.journal()[-1]["status"] == "completed"
 
 
-def test_a_damaged_commit_is_told_and_nothing_is_repeated(federation) -> None:
+def test_a_damaged_commit_is_told_and_nothing_is_repeated(federation: Federation) -> None:
     federation.run(attempt=1)
     path = federation.root / "commit/round-3.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -141,14 +146,14 @@ def test_a_damaged_commit_is_told_and_nothing_is_repeated(federation) -> None:
         federation.run(attempt=3)
 
 
-def test_another_workload_cannot_go_on_with_a_run(federation) -> None:
+def test_another_workload_cannot_go_on_with_a_run(federation: Federation) -> None:
     federation.run(attempt=1)
     federation.run_config["workload"] = "digits"
     with pytest.raises(RunMismatch, match='holds a run with workload "toy_workload:Toy", not "digits"'):
         federation.run(attempt=2)
 
 
-def test_a_second_serverapp_on_the_same_run_ends_and_writes_nothing(federation) -> None:
+def test_a_second_serverapp_on_the_same_run_ends_and_writes_nothing(federation: Federation) -> None:
     federation.run(attempt=1)
     before = (federation.root / "journal.jsonl").read_bytes()
     holder = Journal(federation.root / "journal.jsonl", "1", federation.clock)
@@ -158,7 +163,7 @@ def test_a_second_serverapp_on_the_same_run_ends_and_writes_nothing(federation) 
     assert (federation.root / "journal.jsonl").read_bytes() == before
 
 
-def test_an_end_by_flower_writes_no_end_line_and_the_next_attempt_goes_on(federation) -> None:
+def test_an_end_by_flower_writes_no_end_line_and_the_next_attempt_goes_on(federation: Federation) -> None:
     def ended() -> None:
         raise SystemExit(0)  # what Flower's handler does after StopRun or TERM
 
@@ -170,7 +175,7 @@ def test_an_end_by_flower_writes_no_end_line_and_the_next_attempt_goes_on(federa
     assert [record["round"] for record in federation.journal("round.closed")] == [1, 2, 3]
 
 
-def test_an_end_by_flower_after_a_wanted_stop_is_a_stop(federation) -> None:
+def test_an_end_by_flower_after_a_wanted_stop_is_a_stop(federation: Federation) -> None:
     def ended() -> None:
         federation.want("stop")
         raise SystemExit(0)

@@ -1,6 +1,9 @@
 """safetensors files as the safetensors library reads them."""
 
+from __future__ import annotations
+
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from flower_app.tensor_file import DTYPES, read_tensors, sha256_of, write_tensor
 from safetensors.numpy import load_file
 
 
-def test_the_library_reads_what_was_written(tmp_path) -> None:
+def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
     arrays = {
         **{f"layer.{dtype}": (np.arange(6).reshape(2, 3) % 2).astype(dtype) for dtype in DTYPES},
         "scalar": np.array(3.5, np.float32),
@@ -27,7 +30,7 @@ def test_the_library_reads_what_was_written(tmp_path) -> None:
     assert [path.name for path in written.path.parent.iterdir()] == ["model.safetensors"]
 
 
-def test_order_and_metadata_come_back(tmp_path) -> None:
+def test_order_and_metadata_come_back(tmp_path: Path) -> None:
     arrays = {"z": np.ones(2, np.float32), "a": np.zeros(1, np.float32)}
     written = write_tensors(tmp_path / "m.safetensors", arrays, {"round": "3"})
     found, metadata = read_tensors(written.path)
@@ -35,13 +38,13 @@ def test_order_and_metadata_come_back(tmp_path) -> None:
     assert metadata == {"round": "3"}
 
 
-def test_the_same_model_gives_the_same_bytes(tmp_path) -> None:
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     arrays = {"w": np.ones(5, np.float32)}
     one, two = (write_tensors(tmp_path / name, arrays, {}) for name in ("one", "two"))
     assert one.sha256 == two.sha256
 
 
-def test_a_dtype_that_safetensors_does_not_know_is_named(tmp_path) -> None:
+def test_a_dtype_that_safetensors_does_not_know_is_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="array w has dtype complex64"):
         write_tensors(tmp_path / "m.safetensors", {"w": np.ones(1, np.complex64)}, {})
     assert not (tmp_path / "m.safetensors").exists()

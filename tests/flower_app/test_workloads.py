@@ -1,5 +1,7 @@
 """The registry of workloads and the numpy that they share."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -15,7 +17,7 @@ from flower_app.workloads.partition import partition, stratified_split
 LABELS = np.repeat(np.arange(10), 140)
 
 
-def test_a_built_in_name_a_reference_and_an_entry_point_are_found(monkeypatch) -> None:
+def test_a_built_in_name_a_reference_and_an_entry_point_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_workload(RunConfig.parse({})).name == "digits"
     assert make_workload(RunConfig.parse({"workload": "toy_workload:Toy"})).name == "toy"
     installed = EntryPoint("my-toy", "toy_workload:Toy", workloads.GROUP)
@@ -34,7 +36,7 @@ def test_a_built_in_name_a_reference_and_an_entry_point_are_found(monkeypatch) -
         ("toy_workload:", 'workload "toy_workload:": module toy_workload has no class (none named)'),
     ],
 )
-def test_a_reference_that_leads_nowhere_is_told(name, sentence) -> None:
+def test_a_reference_that_leads_nowhere_is_told(name: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as raised:
         make_workload(RunConfig.parse({"workload": name}))
     assert str(raised.value) == sentence
@@ -55,7 +57,7 @@ def test_finding_digits_does_not_import_torch_and_reading_them_not_sklearn() -> 
 
 @pytest.mark.parametrize("how", ["iid", "dirichlet"])
 @pytest.mark.parametrize("sites", [1, 3, 10])
-def test_partitions_share_all_examples_out_and_none_is_too_small(how, sites) -> None:
+def test_partitions_share_all_examples_out_and_none_is_too_small(how: str, sites: int) -> None:
     for seed in range(20):
         parts = partition(LABELS, sites, how, alpha=0.3, seed=seed)
         assert len(parts) == sites

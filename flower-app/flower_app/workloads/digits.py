@@ -36,13 +36,20 @@ class Digits:
             torch.manual_seed(self._config.seed)
             return _arrays_of(_build())
 
+    def prepare(self, env: NodeEnv) -> None:
+        """Import torch, with this node's threads, and read the images."""
+        import torch
+
+        torch.set_num_threads(env.threads)
+        load_digits(env.cache_dir)
+
     def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
         """Train local-epochs epochs, or local-steps batches where that is set."""
         import torch
         from torch.nn.functional import cross_entropy
 
         (images, labels), _ = self._own_data(env)
-        model = _load(_build(), arrays, env)
+        model = _load(_build(), arrays)
         x, y = torch.from_numpy(images), torch.from_numpy(labels)
         step = _momentum_sgd(model, self._config.lr)
         losses, hits, seen = 0.0, 0, 0
@@ -62,13 +69,13 @@ class Digits:
         _, (images, labels) = self._own_data(env)
         if not len(labels):
             return EvalResult(0, {})
-        return EvalResult(len(labels), _score(_load(_build(), arrays, env), images, labels))
+        return EvalResult(len(labels), _score(_load(_build(), arrays), images, labels))
 
     def server_evaluate(self, arrays: Arrays) -> Metrics:
         """Score on the test split, which no site trains on."""
         images, labels = load_digits(None)
         _, test = self._split(labels)
-        return _score(_load(_build(), arrays, None), images[test], labels[test])
+        return _score(_load(_build(), arrays), images[test], labels[test])
 
     def _own_data(self, env: NodeEnv) -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
         """Give this partition's (images, labels) to train on and those held back."""
@@ -113,11 +120,9 @@ def _build() -> "torch.nn.Module":
     )  # fmt: skip
 
 
-def _load(model: "torch.nn.Module", arrays: Arrays, env: NodeEnv | None) -> "torch.nn.Module":
+def _load(model: "torch.nn.Module", arrays: Arrays) -> "torch.nn.Module":
     import torch
 
-    if env:
-        torch.set_num_threads(env.threads)
     model.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in arrays.items()})
     return model
 

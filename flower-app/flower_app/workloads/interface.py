@@ -71,8 +71,12 @@ class Workload(Protocol):
         ...
 
 
-class ServerEvaluated(Protocol):
-    """What a workload adds to be evaluated on the server too."""
+class Extras(Protocol):
+    """What a workload may have besides; the app looks for each by its name."""
+
+    def prepare(self, env: NodeEnv) -> None:
+        """Import what is heavy and load the data, so that their seconds are told apart from training."""
+        ...
 
     def server_evaluate(self, arrays: Arrays) -> Metrics:
         """Score the aggregated model on data that no node trains on."""
