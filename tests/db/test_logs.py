@@ -1,0 +1,157 @@
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from db.door import Row
+from db.errors import BadValue, NoSuchRow
+from db.postgres_door import PostgresDoor
+from db.store import Store
+
+
+def lines(*texts: str, **fields: Any) -> list[Row]:
+    return [{"text": text, "source": "serverapp"} | fields for text in texts]
+
+
+async def test_lines_are_appended_only_where_the_tail_stands(store: Store, run: Row) -> None:
+    assert await store.tail_offset(run["id"], "server.log") == 0
+    first = await store.append_log_lines(run["id"], "server.log", 0, 10, lines("a", "b"))
+    assert (first["applied"], first["offset"], [row["text"] for row in first["lines"]]) == (True, 10, ["a", "b"])
+    again = await store.append_log_lines(run["id"], "server.log", 0, 10, lines("a", "b"))
+    assert (again["applied"], again["offset"], again["lines"]) == (False, 10, [])
+    ahead = await store.append_log_lines(run["id"], "server.log", 12, 20, lines("x"))
+    assert (ahead["applied"], ahead["offset"]) == (False, 10)
+    await store.append_log_lines(run["id"], "server.log", 10, 20, lines("c"))
+    assert await store.tail_offset(run["id"], "server.log") == 20
+    rows = await store.rows("log_list", {"run_id": run["id"]})
+    assert [row["text"] for row in rows] == ["a", "b", "c"]
+    assert [row["key"] for row in first["lines"]] == [row["key"] for row in rows[:2]]
+
+
+async def test_each_stream_has_its_own_offset_and_so_have_lines_of_no_run(store: Store, run: Row) -> None:
+    await store.append_log_lines(run["id"], "attempts/77/server.log", 0, 5, lines("a"))
+    await store.append_log_lines(run["id"], "attempts/78/server.log", 0, 7, lines("b"))
+    await store.append_log_lines(None, "superlink.log", 0, 9, lines("c", source="superlink"))
+    offsets = [
+        await store.tail_offset(run["id"], "attempts/77/server.log"),
+        await store.tail_offset(run["id"], "attempts/78/server.log"),
+        await store.tail_offset(None, "superlink.log"),
+        await store.tail_offset(None, "attempts/77/server.log"),
+    ]
+    assert offsets == [5, 7, 9, 0]
+    assert [row["text"] for row in await store.rows("log_list", {"run_id": None})] == ["c"]
+
+
+async def test_of_eight_that_append_the_same_piece_at_once_one_does(store: Store, run: Row) -> None:
+    answers = await asyncio.gather(*(store.append_log_lines(run["id"], "server.log", 0, 9, lines("a", "b", "c")) for _ in range(8)))
+    assert sum(answer["applied"] for answer in answers) == 1
+    assert len(await store.rows("log_list", {"run_id": run["id"]})) == 3
+
+
+async def test_a_reader_by_key_misses_no_line_of_eight_writers(store: Store, run: Row, database_url: str) -> None:
+    async def write(writer: int) -> None:
+        for piece in range(10):
+            await store.append_log_lines(run["id"], f"stream-{writer}", piece, piece + 1, lines(f"{writer}/{piece}", "and more"))
+
+    async def follow() -> list[str]:
+        seen: list[Row] = []
+        while len(seen) < 160:
+            seen += await store.rows("log_list", {"run_id": run["id"]}, seen[-1]["key"] if seen else 0, 1000)
+        return [row["text"] for row in seen if row["text"] != "and more"]
+
+    async with asyncio.timeout(60):
+        *_, seen = await asyncio.gather(*(write(writer) for writer in range(8)), follow())
+    assert sorted(seen) == sorted(f"{writer}/{piece}" for writer in range(8) for piece in range(10))
+
+
+async def test_lines_are_read_leniently(store: Store, run: Row, node: Row) -> None:
+    given: list[Any] = [
+        {"text": "a", "source": "serverapp", "level": "WARN", "at": "2026-11-22T10:00:00+02:00", "node_id": node["id"]},
+        {"text": "b", "source": "serverapp", "level": "loud", "at": "yesterday", "node_id": "nobody"},
+        {"text": "x" * 20_000, "source": "serverapp", "level": "critical"},
+        {"text": "nul \x00 and half \ud800", "source": "serverapp"},
+        {"source": "serverapp"},
+    ]
+    answer = await store.append_log_lines(run["id"], "server.log", 0, 9, given)
+    a, b, long, odd, empty = answer["lines"]
+    assert (a["level"], a["at"], a["node_id"], a["node_name"]) == (
+        "warning",
+        datetime(2026, 11, 22, 8, tzinfo=UTC),
+        node["id"],
+        "Site site-a",
+    )
+    assert (b["level"], b["node_id"]) == ("info", None)
+    assert (datetime.now(UTC) - b["at"]).total_seconds() < 60
+    assert (len(long["text"]), long["level"]) == (16_384, "critical")
+    assert odd["text"] == "nul \ufffd and half \ufffd"
+    assert '"source"' in empty["text"]
+
+
+async def test_a_piece_that_makes_no_sense_is_refused(store: Store, run: Row) -> None:
+    for stream, start, end in (("", 0, 1), ("server.log", 5, 4)):
+        with pytest.raises(BadValue):
+            await store.append_log_lines(run["id"], stream, start, end, lines("a"))
+    with pytest.raises(BadValue, match="source_is_known"):
+        await store.append_log_lines(run["id"], "server.log", 0, 1, lines("a", source="rumour"))
+    with pytest.raises(NoSuchRow):
+        await store.append_log_lines(str(uuid4()), "server.log", 0, 1, lines("a"))
+    assert await store.tail_offset(run["id"], "server.log") == 0
+
+
+async def test_a_run_keeps_so_many_lines_and_says_where_the_rest_is(database_url: str, store: Store, run: Row, node: Row) -> None:
+    door = PostgresDoor(database_url)
+    small = Store(door, log_lines_per_run=3)
+    await small.append_log_lines(run["id"], "server.log", 0, 1, lines("a", "b"))
+    full = await small.append_log_lines(run["id"], "server.log", 1, 2, lines("c", "d", "e"))
+    assert [row["text"] for row in full["lines"]] == ["c", "3 lines of this run are stored: further ones are in the files alone."]
+    assert (await small.append_log_lines(run["id"], "server.log", 2, 3, lines("f")))["lines"] == []
+    forwarded = {"source": "clientapp", "flower_run_id": "77", "lines": [{"text": "g"}]}
+    report = {"seq": 1, "kind": "log", "at": None, "data": forwarded}
+    assert (await small.accept_reports(node["id"], "spool", [report]))["lines"] == []
+    assert await small.tail_offset(run["id"], "server.log") == 3
+    assert [row["text"][0] for row in await store.rows("log_list", {"run_id": run["id"]})] == ["a", "b", "c", "3"]
+    await door.close()
+
+
+async def test_a_cap_that_is_met_exactly_is_said_with_the_first_line_beyond(database_url: str, run: Row) -> None:
+    door = PostgresDoor(database_url)
+    small = Store(door, log_lines_per_run=2)
+    assert len((await small.append_log_lines(run["id"], "server.log", 0, 1, lines("a", "b")))["lines"]) == 2
+    beyond = await small.append_log_lines(run["id"], "server.log", 1, 2, lines("c"))
+    assert [row["level"] for row in beyond["lines"]] == ["warning"]
+    await door.close()
+
+
+async def test_old_lines_of_ended_runs_are_pruned(store: Store, project: Row, run: Row, database_url: str) -> None:
+    going_on = await store.begin_run(project["id"], "app", None, {}, None, "shell")
+    for one in (run, going_on):
+        await store.append_log_lines(one["id"], "server.log", 0, 1, lines("old"))
+    await store.append_log_lines(None, "superlink.log", 0, 1, lines("old", source="superlink"))
+    await store.move_run(run["id"], "stopped")
+    with psycopg.connect(database_url) as connection:
+        connection.execute("update log_lines set received_at = now() - interval '31 days'")
+    await store.append_log_lines(run["id"], "server.log", 1, 2, lines("new"))
+    assert await store.prune_log_lines(project["id"], 30) == 2
+    left = await store.rows("log_list")
+    assert [(row["run_id"], row["text"]) for row in left] == [(going_on["id"], "old"), (run["id"], "new")]
+
+
+async def test_lines_are_filtered_by_level_source_and_node(store: Store, run: Row, node: Row) -> None:
+    given = [
+        {"text": "a", "source": "serverapp", "level": "info"},
+        {"text": "b", "source": "clientapp", "level": "error", "node_id": node["id"]},
+        {"text": "c", "source": "serverapp", "level": "warning"},
+    ]
+    await store.append_log_lines(run["id"], "server.log", 0, 1, given)
+
+    async def found(**where: Any) -> list[str]:
+        return [row["text"] for row in await store.rows("log_list", {"run_id": run["id"]} | where)]
+
+    assert await found(level=["warning", "error"]) == ["b", "c"]
+    assert await found(source="serverapp", level="info") == ["a"]
+    assert await found(node_id=node["id"]) == ["b"]
+    assert await found(node_id=None) == ["a", "c"]
+    assert await found(level=[]) == []
