@@ -31,9 +31,9 @@ class Attempt:
         self._make_directory()
         self._end_predecessor()
         token_file = self.directory / "token"
-        _write_secret(token_file, token)
         output = open_output(self.directory / "server.log")
         try:
+            _write_secret(token_file, token)
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "flower_runtime.wrapper", str(self.directory), str(token_file), *arguments],
                 stdin=subprocess.DEVNULL,

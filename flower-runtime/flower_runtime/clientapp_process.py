@@ -27,10 +27,10 @@ class ClientAppProcess:
         for made in (folder.parent, folder):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         token_file = folder / "token"
-        _write_secret(token_file, task.token)
         output = open_output(folder / "output.log")
         command = [sys.executable, "-P", "-m", "flower_runtime.clientapp", str(os.getpid())]
         try:
+            _write_secret(token_file, task.token)
             self._process = subprocess.Popen(
                 [*command, runtime_api, str(token_file)],
                 stdin=subprocess.DEVNULL,

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
-from google.protobuf.message import Message
 
 
 class BrokenSuperLink(ThreadingHTTPServer):
@@ -29,7 +29,7 @@ class _Answer(BaseHTTPRequestHandler):
         assert isinstance(self.server, BrokenSuperLink)
         self.rfile.read(int(self.headers["content-length"]))
         failed = self.server.fails and self.path.endswith("pull-messages")
-        answers: dict[str, Message] = {
+        answers: dict[str, Any] = {
             "/v1/fleet/activate-node": ActivateNodeResponse(node_id=7),
             "/v1/fleet/send-node-heartbeat": SendNodeHeartbeatResponse(success=True),
             "/v1/fleet/pull-messages": PullMessagesResponse(),
