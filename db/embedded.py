@@ -104,7 +104,7 @@ class EmbeddedPostgres:
             run.command(
                 "initdb",
                 f"--pgdata={draft}",
-                "--username=espalier",
+                "--username=postgres",
                 f"--pwfile={password}",
                 "--auth=scram-sha-256",
                 "--encoding=UTF8",
@@ -196,7 +196,7 @@ class EmbeddedPostgres:
                 path.write_text(str(probe.getsockname()[1]))
 
     def _dsn(self, database: str) -> str:
-        return f"postgresql://espalier:{self._password()}@127.0.0.1:{self._port()}/{database}"
+        return f"postgresql://postgres:{self._password()}@127.0.0.1:{self._port()}/{database}"
 
     def _last_lines(self) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-20:])

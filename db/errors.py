@@ -3,6 +3,7 @@
 DatabaseError
     DatabaseUnavailable     no connection, or it broke: the same call may be repeated
     SchemaMismatch          the schema is older or newer than this code
+    MissingFunction         the schema lacks a function: check_schema says what to do
     Refused                 the database understood and said no
         ActiveRunExists     one REST-started run a project
         InvitationRefused   unknown, used or expired
@@ -33,6 +34,10 @@ class SchemaMismatch(DatabaseError):
     def __init__(self, found: str | None, expected: str) -> None:
         self.found, self.expected = found, expected
         super().__init__(_schema_advice(found, expected))
+
+
+class MissingFunction(DatabaseError):
+    """The database lacks a function that this code calls."""
 
 
 class Refused(DatabaseError):
@@ -100,6 +105,8 @@ def from_sqlstate(code: str, message: str, detail: str | None = None, constraint
         return _CONSTRAINTS[constraint](message)
     if code[:2] in ("08", "57", "53"):
         return DatabaseUnavailable(message)
+    if code == "42883":
+        return MissingFunction(message)
     if code == "23503":
         return NoSuchRow(message)
     if code[:2] in ("22", "23") or code in ("42703", "42P01"):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from db.door import Door, Row, Where
-from db.errors import BadValue, SchemaMismatch
+from db.errors import BadValue, MissingFunction, SchemaMismatch
 from db.json_values import dated, storable
 from db.migrate import latest_version
 
@@ -25,8 +25,11 @@ class Store:
 
     async def check_schema(self) -> str:
         """Give the schema's version. Raises SchemaMismatch when it is not the one that this code was written for."""
-        found = await self._call("schema_version")
         expected = latest_version()
+        try:
+            found = await self._call("schema_version")
+        except MissingFunction:
+            raise SchemaMismatch(None, expected) from None
         if found != expected:
             raise SchemaMismatch(found, expected)
         return str(found)

@@ -46,7 +46,9 @@ async def test_each_stream_has_its_own_offset_and_so_have_lines_of_no_run(store:
 
 
 async def test_of_eight_that_append_the_same_piece_at_once_one_does(store: Store, run: Row) -> None:
-    answers = await asyncio.gather(*(store.append_log_lines(run["id"], "server.log", 0, 9, lines("a", "b", "c")) for _ in range(8)))
+    answers = await asyncio.gather(
+        *(store.append_log_lines(run["id"], "server.log", 0, 9, lines("a", "b", "c")) for _ in range(8))
+    )
     assert sum(answer["applied"] for answer in answers) == 1
     assert len(await store.rows("log_list", {"run_id": run["id"]})) == 3
 
@@ -63,7 +65,9 @@ async def test_a_reader_by_key_misses_no_line_of_eight_writers(store: Store, run
         return [row["text"] for row in seen if row["text"] != "and more"]
 
     async with asyncio.timeout(60):
-        *_, seen = await asyncio.gather(*(write(writer) for writer in range(8)), follow())
+        following = asyncio.create_task(follow())
+        await asyncio.gather(*(write(writer) for writer in range(8)))
+        seen = await following
     assert sorted(seen) == sorted(f"{writer}/{piece}" for writer in range(8) for piece in range(10))
 
 

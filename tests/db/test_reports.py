@@ -28,7 +28,11 @@ def what(events: list[Row]) -> list[Any]:
 async def test_lines_are_applied_once_and_in_order(store: Store, node: Row) -> None:
     lines = [line(seq, "dropped", log_lines=seq) for seq in range(1, 6)]
     first = await store.accept_reports(node["id"], "spool", lines[:3])
-    assert (first["applied_seq"], first["refused"], [event["data"]["log_lines"] for event in first["events"]]) == (3, 0, [1, 2, 3])
+    assert (first["applied_seq"], first["refused"], [event["data"]["log_lines"] for event in first["events"]]) == (
+        3,
+        0,
+        [1, 2, 3],
+    )
     second = await store.accept_reports(node["id"], "spool", lines)
     assert (second["applied_seq"], [event["data"]["log_lines"] for event in second["events"]]) == (5, [4, 5])
     assert (await store.accept_reports(node["id"], "spool", lines[1:4]))["applied_seq"] == 5
@@ -123,9 +127,13 @@ async def test_a_session_never_goes_back_and_is_never_anothers(store: Store, nod
     await store.accept_reports(node["id"], "spool", [line(1, "session", session_id=session, status="stopped")])
     back = await store.accept_reports(node["id"], "spool", [line(2, "session", session_id=session, status="running")])
     assert (back["refused"], back["events"][0]["data"]["why"]) == (1, "A session that is stopped does not become running.")
-    assert (await store.accept_reports(other["id"], "spool", [line(1, "session", session_id=session, status="stopped")]))["refused"] == 1
+    assert (await store.accept_reports(other["id"], "spool", [line(1, "session", session_id=session, status="stopped")]))[
+        "refused"
+    ] == 1
     superlink = await store.open_session(project["coordinator_node_id"], "superlink", {})
-    assert (await store.accept_reports(other["id"], "spool", [line(2, "session", session_id=superlink["id"], status="lost")]))["refused"] == 1
+    assert (await store.accept_reports(other["id"], "spool", [line(2, "session", session_id=superlink["id"], status="lost")]))[
+        "refused"
+    ] == 1
     (row,) = await store.rows("session_list", {"id": superlink["id"]})
     assert row["status"] == "starting"
 
@@ -149,7 +157,9 @@ async def test_a_flower_id_that_enrolment_gave_is_not_changed_by_a_report_unless
         (fresh, 2, {}, "7"),
     ):
         flower_node_id = {1: "7", 2: "6"}[seq]
-        report = line(seq, "session", session_id=str(uuid4()), status="running", flower_node_id=flower_node_id, runtime_config=config)
+        report = line(
+            seq, "session", session_id=str(uuid4()), status="running", flower_node_id=flower_node_id, runtime_config=config
+        )
         await store.accept_reports(one["id"], "spool", [report])
         (row,) = await store.rows("node_list", {"id": one["id"]})
         assert row["flower_node_id"] == expected
@@ -176,7 +186,12 @@ async def test_two_nodes_with_one_dataset_are_warned_of_once(store: Store, node:
 
 
 async def test_forwarded_lines_belong_to_their_run_also_when_it_is_adopted_later(store: Store, project: Row, node: Row) -> None:
-    log = {"source": "clientapp", "flower_run_id": "77", "message_id": "m1", "lines": [{"at": AT, "level": "ERROR", "text": "boom"}]}
+    log = {
+        "source": "clientapp",
+        "flower_run_id": "77",
+        "message_id": "m1",
+        "lines": [{"at": AT, "level": "ERROR", "text": "boom"}],
+    }
     (early,) = (await store.accept_reports(node["id"], "spool", [line(1, "log", **log)]))["lines"]
     assert (early["run_id"], early["project_id"]) == (None, project["id"])
     run = await store.adopt_run(project["id"], "77", "9", "app", None, {})
@@ -184,7 +199,12 @@ async def test_forwarded_lines_belong_to_their_run_also_when_it_is_adopted_later
     assert later["run_id"] == run["id"]
     rows = await store.rows("log_list", {"run_id": run["id"]})
     assert [row["key"] for row in rows] == [early["key"], later["key"]]
-    assert (rows[0]["level"], rows[0]["source"], rows[0]["node_name"], rows[0]["message_id"]) == ("error", "clientapp", "Site site-a", "m1")
+    assert (rows[0]["level"], rows[0]["source"], rows[0]["node_name"], rows[0]["message_id"]) == (
+        "error",
+        "clientapp",
+        "Site site-a",
+        "m1",
+    )
 
 
 async def test_a_node_cannot_write_into_the_log_of_another_projects_run(store: Store, node: Row) -> None:
@@ -196,7 +216,15 @@ async def test_a_node_cannot_write_into_the_log_of_another_projects_run(store: S
 
 
 async def test_a_dead_clientapp_is_a_warning_of_its_run_and_node(store: Store, node: Row, run: Row) -> None:
-    died = {"event": "clientapp.died", "flower_run_id": "77", "message_id": "m1", "pid": 5, "rc": None, "signal": 9, "reason": "killed"}
+    died = {
+        "event": "clientapp.died",
+        "flower_run_id": "77",
+        "message_id": "m1",
+        "pid": 5,
+        "rc": None,
+        "signal": 9,
+        "reason": "killed",
+    }
     started = {"event": "message.started", "flower_run_id": "77", "message_id": "m1", "pid": 5}
     answer = await store.accept_reports(node["id"], "spool", [line(1, "clientapp", **started), line(2, "clientapp", **died)])
     (event,) = answer["events"]
