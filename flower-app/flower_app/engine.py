@@ -183,8 +183,9 @@ class RoundEngine:
 
     def _available(self) -> list[int]:
         lost = self._control().lost_nodes
-        for reply in pulled(self._grid, list(self._owed), self._arrays):  # too late to count: the node is free again
-            self._owed.pop(reply.metadata.reply_to_message_id, None)
+        for group in pulled(self._grid, list(self._owed), self._arrays):
+            for reply in group:  # too late to count: the node is free again
+                self._owed.pop(reply.metadata.reply_to_message_id, None)
         self._owed = {message_id: sent for message_id, sent in self._owed.items() if sent.node_id not in lost}
         online = list(self._grid.get_nodes())
         self._names |= {node.node_id: node.name for node in online if node.name and node.node_id not in self._names}

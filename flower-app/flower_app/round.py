@@ -95,16 +95,21 @@ class OpenRound:
     def _take_in(self, needed: int) -> bool:
         """Pull once over all that is open; tell whether anything came."""
         before = len(self.updates)
-        for reply in pulled(self._grid, list(self.pending), self._like):
-            sent = self.pending.pop(reply.metadata.reply_to_message_id, None)
-            if sent is not None:
-                self._read(reply, sent)
+        for group in pulled(self._grid, list(self.pending), self._like):
+            for reply in group:
+                sent = self.pending.pop(reply.metadata.reply_to_message_id, None)
+                if sent is not None:
+                    self._read(reply, sent, needed)
             if self.mean.count >= needed:
                 break
         return len(self.updates) > before
 
-    def _read(self, reply: Message, sent: Sent) -> None:
+    def _read(self, reply: Message, sent: Sent, needed: int) -> None:
         message_id = reply.metadata.reply_to_message_id
+        if self.mean.count >= needed:
+            cause = Cause("RoundClosed", f"it came with the update that was number {needed} and closed the round")
+            self._settle(message_id, sent, LATE, reply=reply, cause=cause)
+            return
         if reply.has_error():
             status = LOST if reply.error.code == ErrorCode.NODE_UNAVAILABLE else FAILED
             self._settle(message_id, sent, status, reply=reply, cause=cause_of_reply(reply.error))
@@ -157,8 +162,8 @@ class OpenRound:
         self._on_update(update)
 
 
-def pulled(grid: Grid, message_ids: Sequence[str], like: Arrays) -> Iterator[Message]:
+def pulled(grid: Grid, message_ids: Sequence[str], like: Arrays) -> Iterator[list[Message]]:
     """Pull what is ready, group by group, so that only as many models are in memory as fit in PULL_BYTES."""
     group = max(1, PULL_BYTES // max(1, sum(values.nbytes for values in like.values())))
     for first in range(0, len(message_ids), group):
-        yield from grid.pull_messages(list(message_ids[first : first + group]))
+        yield list(grid.pull_messages(list(message_ids[first : first + group])))

@@ -23,13 +23,15 @@ Ask = Callable[..., Message]
 def ask() -> Ask:
     """Send one train message of the toy model to one site and give its answer."""
 
-    def ask(node_config: dict[str, Any] | None = None, server_round: int = 4, **run_config: Any) -> Message:
+    def ask(
+        node_config: dict[str, Any] | None = None, server_round: int = 4, node_id: int = 9, run_id: int = 7, **run_config: Any
+    ) -> Message:
         arrays: Arrays = {"weight": np.full((4, 3), 0.4, np.float32), "steps": np.array(3, np.int64)}
         content = RecordDict({"arrays": to_record(arrays), "config": ConfigRecord({"server-round": server_round})})
-        message = Message(content, dst_node_id=9, message_type="train")
+        message = Message(content, dst_node_id=node_id, message_type="train")
         node = {"partition-id": 1, "num-partitions": 3, "node-name": "site-b"} if node_config is None else node_config
         config = {"workload": "toy_workload:Toy", **{key.replace("_", "-"): value for key, value in run_config.items()}}
-        return app(message, Context(7, 9, node, RecordDict(), config))  # type: ignore[arg-type]
+        return app(message, Context(run_id, node_id, node, RecordDict(), config))  # type: ignore[arg-type]
 
     return ask
 
@@ -58,7 +60,9 @@ def test_the_same_round_gives_the_same_model_on_any_node_and_another_round_does_
         return reply.content.array_records["arrays"]["weight"].data
 
     first = weight(ask())
-    assert weight(ask(node_config={"partition-id": 1, "num-partitions": 3, "node-name": "elsewhere"})) == first
+    assert (
+        weight(ask(node_config={"partition-id": 1, "num-partitions": 3, "node-name": "elsewhere"}, node_id=10, run_id=8)) == first
+    )
     assert weight(ask(seed=43)) != first
     assert weight(ask(server_round=5)) != first
     assert weight(ask(node_config={"partition-id": 2, "num-partitions": 3})) != first
