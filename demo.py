@@ -30,7 +30,8 @@ except ModuleNotFoundError as missing:
 
 SITES = ("site-a", "site-b", "site-c")
 GOAL = 0.95  # test accuracy
-PATIENCE_S = 90.0  # a SuperNode that died is back within a few seconds
+PATIENCE_S = 90.0  # a SuperLink starts in 2 to 7 s, a SuperNode that died is back in a few
+LONGEST_S = 3600.0
 ENDS = ("completed", "failed", "stopped")
 WRITTEN = {
     "history": "history.json",
@@ -90,7 +91,8 @@ def story(stack: Stack, rounds: int) -> bool:
         for number, (name, site) in enumerate(stack.sites.items()):
             enrol(stack.admin, site, name)
             start_supernode(site, name, number)
-        wait_online(stack)
+        stack.wait("the sites", lambda: all_online(stack), PATIENCE_S, lambda: absent(stack))
+        out.print(f"  {', '.join(stack.sites)} online")
     with phase("training"):
         run = train(stack, rounds)
     report(stack.admin, run)
@@ -116,13 +118,16 @@ def start_superlink(stack: Stack) -> None:
         admin.post("/superlink/start", {"insecure": False})
 
     def running() -> bool:
-        state = admin.get("/superlink")
-        for part in (state, state["executor"] or {}):
-            if part.get("state") in ("failed", "exited", "lost"):
-                raise Trouble(f"the SuperLink could not be started: {explained(part)}")
-        return bool(state["state"] == "running" and (state["executor"] or {}).get("state") == "running")
+        return all(part["state"] == "running" for part in parts())
 
-    stack.wait("the start of the SuperLink", running, seconds=90)
+    def parts() -> tuple[dict[str, Any], dict[str, Any]]:
+        state = admin.get("/superlink")
+        for part in (state, state["executor"]):
+            if part["state"] == "failed":
+                raise Trouble(f"the SuperLink could not be started: {explained(part)}")
+        return state, state["executor"]
+
+    stack.wait("the start of the SuperLink", running, PATIENCE_S, lambda: " ".join(map(explained, parts())))
     state = admin.get("/superlink")
     out.print(f"  SuperLink at {state['address']}, pid {state['pid']}")
 
@@ -142,20 +147,6 @@ def start_supernode(site: Rest, name: str, number: int) -> None:
         return
     partition = {"partition_id": number, "num_partitions": len(SITES), "node_config": {"node-name": name}}
     site.post("/supernode/start", partition)
-
-
-def wait_online(stack: Stack) -> None:
-    since = time.monotonic()
-
-    def online() -> bool:
-        if all_online(stack):
-            return True
-        if time.monotonic() - since > PATIENCE_S:
-            raise Trouble(f"not all sites came online in {PATIENCE_S:.0f} s: {absent(stack)}")
-        return False
-
-    stack.wait("the sites", online, seconds=2 * PATIENCE_S)
-    out.print(f"  {', '.join(stack.sites)} online")
 
 
 def all_online(stack: Stack) -> bool:
@@ -183,7 +174,7 @@ def statuses(stack: Stack) -> dict[str, str]:
 
 def explained(state: dict[str, Any]) -> str:
     lines = state.get("last_lines") or []
-    return (state.get("reason") or "no reason given") + "".join(f"\n    {line}" for line in lines)
+    return (state["reason"] or f"it is {state['state']}") + "".join(f"\n    {line}" for line in lines)
 
 
 def train(stack: Stack, rounds: int) -> dict[str, Any]:
@@ -205,7 +196,7 @@ def train(stack: Stack, rounds: int) -> dict[str, Any]:
                 raise Trouble(f"a site has been away for {PATIENCE_S:.0f} s: {absent(stack)}")
             return status in ENDS
 
-        stack.wait(f"run {run_id}", ended, seconds=3600)
+        stack.wait(f"run {run_id}", ended, LONGEST_S)
     run: dict[str, Any] = admin.get(f"/runs/{run_id}")
     if run["status"] != "completed":
         raise Trouble(f"run {run_id} {run['status']}: {told(run['cause'])}")

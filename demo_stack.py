@@ -145,15 +145,18 @@ class Stack:
         for server in self.servers:
             self.wait(f"the {server.name}", server.is_up, seconds=90)
 
-    def wait(self, what: str, probe: Callable[[], bool], seconds: float) -> None:
-        """Ask until the answer is yes; raises Signalled, or Trouble when a server died meanwhile or it takes too long."""
+    def wait(self, what: str, probe: Callable[[], bool], seconds: float, explain: Callable[[], str] = str) -> None:
+        """Ask until the answer is yes; raises Signalled, or Trouble when a server died meanwhile or it takes too long.
+
+        explain: says why it takes so long, as far as the servers know.
+        """
         until = time.monotonic() + seconds
         while not probe():
             for name, (child, log) in self._children.items():
                 if child.poll() is not None:
                     raise Trouble(f"the {name} ended with {child.returncode}; the end of {log}:{last_lines(log)}")
             if time.monotonic() > until:
-                raise Trouble(f"{what} took longer than {seconds:.0f} s.")
+                raise Trouble(f"{what} took longer than {seconds:.0f} s. {explain()}")
             if ending.wait(0.25):
                 break
         if ending.is_set():
