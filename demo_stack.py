@@ -151,16 +151,28 @@ class Stack:
         explain: says why it takes so long, as far as the servers know.
         """
         until = time.monotonic() + seconds
-        while not probe():
-            for name, (child, log) in self._children.items():
-                if child.poll() is not None:
-                    raise Trouble(f"the {name} ended with {child.returncode}; the end of {log}:{last_lines(log)}")
+        while not self._asked(probe):
             if time.monotonic() > until:
                 raise Trouble(f"{what} took longer than {seconds:.0f} s. {explain()}")
             if ending.wait(0.25):
                 break
         if ending.is_set():
             raise Signalled(signalled_by)
+
+    def _asked(self, probe: Callable[[], bool]) -> bool:
+        """Ask; a server that has ended is a better explanation than the silence that it leaves."""
+        try:
+            answer = probe()
+        except Trouble:
+            self._see_all_alive()
+            raise
+        self._see_all_alive()
+        return answer
+
+    def _see_all_alive(self) -> None:
+        for name, (child, log) in self._children.items():
+            if child.poll() is not None:
+                raise Trouble(f"the {name} ended with {child.returncode}; the end of {log}:{last_lines(log)}")
 
     def _start(self, server: Rest, module: str, settings: dict[str, str]) -> None:
         log = self.home / "demo" / f"{server.name.replace(' ', '-')}.log"

@@ -1,5 +1,6 @@
 """demo.py where it meets the machine: ports, folders, children, and what it leaves behind."""
 
+import io
 import json
 import os
 import signal
@@ -7,12 +8,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
+import demo as demo_story
+from demo_rounds import cells, shown_rounds
 from demo_stack import Rest, Trouble, is_taken, owner_of, recorded, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +97,39 @@ def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
         Rest("admin server", port, token).get("/runs")
     with pytest.raises(Trouble, match="cannot read the token of the admin server"):
         Rest("admin server", port, tmp_path / "nowhere").get("/runs")
+
+
+def test_the_cause_of_a_failed_run_is_told_whole() -> None:
+    cause = {
+        "node_id": "7",
+        "node_name": "site-b",
+        "type": "ValueError",
+        "message": "no rows",
+        "last_lines": ["loading", "raising"],
+    }
+    assert demo_story.told(cause) == "ValueError on site-b: no rows\n    loading\n    raising"
+    assert "the coordinator" in demo_story.told({**cause, "node_id": None, "node_name": None})
+    assert demo_story.told(None) == "no cause is recorded"
+
+
+def test_a_line_is_printed_once_for_each_closed_round() -> None:
+    printed = io.StringIO()
+    out = Console(file=printed, width=200)
+    row = {"round": 1, "status": "open", "counted": None, "expected": 3, "metrics": None, "server_metrics": None}
+    row |= {"seconds": None, "bytes_down": None, "bytes_up": None}
+    closed = row | {"status": "closed", "counted": 3, "metrics": {"accuracy": 0.1}, "server_metrics": {"accuracy": 0.9714}}
+    closed |= {"seconds": 4.26, "bytes_down": 168_000, "bytes_up": 1_690_000}
+    with shown_rounds(out) as show:
+        for rows in ([row], [closed], [closed, {**row, "round": 2}]):
+            show(rows, Counter({1: 2}))
+    lines = [line.split() for line in printed.getvalue().splitlines()]
+    assert lines[1:] == [["1", "3/3", "0.9714", "4.3", "168", "kB", "1.7", "MB"]], "the server's own accuracy goes first"
+
+
+def test_the_live_table_counts_what_has_arrived() -> None:
+    row = {"round": 2, "status": "open", "counted": None, "expected": 3, "metrics": None, "server_metrics": None}
+    row |= {"seconds": None, "bytes_down": 168_000, "bytes_up": None}
+    assert cells(row, Counter({2: 2}))[:2] == ["2", "2/3"]
 
 
 def test_the_sweep_ends_what_a_record_names(tmp_path: Path, stubborn: subprocess.Popen[bytes]) -> None:
