@@ -44,13 +44,23 @@ class Server:
         return row["id"], self.client(token)
 
 
+_documented: dict[str, Any] = {}
+
+
+def documented_paths(app: FastAPI) -> dict[str, Any]:
+    """Give OpenAPI's paths, made once: they are the same for every app."""
+    if not _documented:
+        _documented.update(app.openapi()["paths"])
+    return _documented
+
+
 def client_of(app: FastAPI, state: dict[str, Any], token: str | None) -> httpx.AsyncClient:
     async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, "state": dict(state)}, receive, send)
 
     async def is_documented(answer: httpx.Response) -> None:
         method, path = answer.request.method, answer.request.url.path
-        for template, operations in app.openapi()["paths"].items():
+        for template, operations in documented_paths(app).items():
             if method.lower() in operations and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
                 documented = operations[method.lower()]["responses"]
                 assert str(answer.status_code) in documented, f"{method} {template} answered {answer.status_code}"

@@ -1,0 +1,42 @@
+"""One server writes: a second one on the same project reads, says who holds it, and takes over."""
+
+from pathlib import Path
+
+import httpx
+from admin_app import Server, client_of
+from admin_server.app import create_app
+from admin_server.settings import Settings
+
+
+async def test_a_second_server_reads_names_the_holder_and_takes_over(server: Server, settings: Settings, tmp_path: Path) -> None:
+    other = settings.model_copy(update={"espalier_home": tmp_path / "other"})
+    app = create_app(other)
+    async with app.router.lifespan_context(app) as state:
+        token = (tmp_path / "other" / "admin.token").read_text().strip()
+        second = client_of(app, dict(state), token)
+        assert (await second.get("/runs")).status_code == 200
+        assert (await second.get("/health")).json()["lease"]["held"] is False
+        answer = await second.post("/runs/start", json={})
+        assert answer.status_code == 503
+        assert answer.json()["type"].endswith("#read-only")
+        assert answer.json()["host"] == (await server.admin.get("/health")).json()["lease"]["host"]
+        assert int(answer.headers["retry-after"]) > 0
+        await lose_and_take(server, second, dict(state)["server"].lease.look)
+
+
+async def lose_and_take(first: Server, second: httpx.AsyncClient, look: object) -> None:
+    await first.state["server"].lease.release()
+    await look()  # type: ignore[operator]
+    assert (await second.get("/health")).json()["lease"]["held"] is True
+    answer = await second.post("/runs/stop")
+    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (409, "no-active-run")
+    assert (await first.admin.post("/runs/stop")).status_code == 503
+
+
+async def test_a_restarted_server_takes_its_own_lease_at_once(settings: Settings) -> None:
+    for _ in range(2):
+        app = create_app(settings)
+        async with app.router.lifespan_context(app) as state:
+            assert dict(state)["server"].lease.held
+            # as after kill -9: the lease is not given back
+            dict(state)["server"].lease.held = False

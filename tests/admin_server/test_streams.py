@@ -1,0 +1,77 @@
+"""Lists by pages, and the same rows as server-sent events from where a client was."""
+
+import json
+from typing import Any
+
+from admin_app import RECORDS, Server, started_run
+
+
+async def ended_run(server: Server) -> str:
+    run = await started_run(server)
+    rows = [{"at": "2026-11-22T08:00:00Z", "level": "info", "text": f"line {n}", "source": "serverapp"} for n in range(5)]
+    await server.store.append_log_lines(run["id"], "attempts/77/server.log", 0, 50, rows)
+    await server.store.apply_journal(run["id"], RECORDS, 900)
+    return str(run["id"])
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    """Read a stream's events, comments aside."""
+    found = []
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if fields:
+            found.append({**fields, "data": json.loads(fields["data"])})
+    return found
+
+
+async def test_a_list_is_walked_by_its_next(server: Server) -> None:
+    run_id = await ended_run(server)
+    texts: list[str] = []
+    after: int | None = None
+    while True:
+        params = {"limit": 2} | ({} if after is None else {"after": after})
+        page = (await server.admin.get(f"/runs/{run_id}/logs", params=params)).json()
+        texts += [line["text"] for line in page["items"]]
+        if (after := page["next"]) is None:
+            break
+    assert texts == [f"line {n}" for n in range(5)]
+
+
+async def test_a_limit_out_of_range_is_422(server: Server) -> None:
+    for limit in (0, 1001):
+        assert (await server.admin.get("/runs", params={"limit": limit})).status_code == 422
+
+
+async def test_the_log_of_an_ended_run_streams_whole_and_ends(server: Server) -> None:
+    run_id = await ended_run(server)
+    answer = await server.admin.get(f"/runs/{run_id}/logs", params={"follow": "true"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = parsed(answer.text)
+    assert [event["event"] for event in events] == ["line"] * 5 + ["end"]
+    assert [event["data"]["text"] for event in events[:-1]] == [f"line {n}" for n in range(5)]
+    assert [event["id"] for event in events[:-1]] == [str(event["data"]["key"]) for event in events[:-1]]
+
+
+async def test_a_stream_goes_on_after_last_event_id(server: Server) -> None:
+    run_id = await ended_run(server)
+    path = f"/runs/{run_id}/logs?follow=true"
+    events = parsed((await server.admin.get(path)).text)
+    rest = parsed((await server.admin.get(path, headers={"Last-Event-ID": events[2]["id"]})).text)
+    assert [event["data"]["text"] for event in rest[:-1]] == ["line 3", "line 4"]
+
+
+async def test_the_events_of_a_run_stream_in_order(server: Server) -> None:
+    run_id = await ended_run(server)
+    events = parsed((await server.admin.get(f"/runs/{run_id}/events", params={"follow": "true"})).text)
+    names = [event["data"]["name"] for event in events[:-1]]
+    assert names[0] == "fl.federation.created"
+    assert names[-1] == "fl.federation.completed"
+    listed = (await server.admin.get(f"/runs/{run_id}/events", params={"limit": 1000})).json()["items"]
+    assert names == [event["name"] for event in listed]
+
+
+async def test_filters_of_a_list_are_those_of_its_stream(server: Server) -> None:
+    run_id = await ended_run(server)
+    params = {"follow": "true", "source": "clientapp"}
+    assert [event["event"] for event in parsed((await server.admin.get(f"/runs/{run_id}/logs", params=params)).text)] == ["end"]
+    assert (await server.admin.get(f"/runs/{run_id}/logs", params={"level": "loud"})).status_code == 422
