@@ -1,15 +1,16 @@
 """The directory of one attempt at a run, and the ServerApp that is started in it."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from flower_runtime.environment import child_environment
+from flower_runtime.group import kill_group
 from flower_runtime.output import open_output
 from flower_runtime.procfile import ProcessRecord, write_exit
+from flower_runtime.secretfile import write_secret
 
 _WRAPPER_PATIENCE_S = 5.0
 
@@ -33,7 +34,7 @@ class Attempt:
         token_file = self.directory / "token"
         output = open_output(self.directory / "server.log")
         try:
-            _write_secret(token_file, token)
+            write_secret(token_file, token.encode())
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "flower_runtime.wrapper", str(self.directory), str(token_file), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -66,7 +67,7 @@ class Attempt:
     def _end_predecessor(self) -> None:
         before = ProcessRecord.read(self.directory / "proc.json")
         if before is not None and before.is_alive():
-            os.killpg(before.pid, signal.SIGKILL)
+            kill_group(before.pid)
             self._wait_for_its_wrapper()
         for name in ("proc.json", "exit.json"):
             (self.directory / name).unlink(missing_ok=True)
@@ -76,10 +77,3 @@ class Attempt:
         deadline = time.monotonic() + _WRAPPER_PATIENCE_S
         while not (self.directory / "exit.json").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-
-
-def _write_secret(path: Path, secret: str) -> None:
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secret)

@@ -1,15 +1,16 @@
 """One ClientApp process: its folder, its group, its end."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from flower_runtime.group import kill_group
 from flower_runtime.handover import ClientAppTask
 from flower_runtime.output import last_lines, open_output
 from flower_runtime.procfile import ProcessRecord, describe_end, write_exit
+from flower_runtime.secretfile import write_secret
 
 
 class ClientAppProcess:
@@ -30,7 +31,7 @@ class ClientAppProcess:
         output = open_output(folder / "output.log")
         command = [sys.executable, "-P", "-m", "flower_runtime.clientapp", str(os.getpid())]
         try:
-            _write_secret(token_file, task.token)
+            write_secret(token_file, task.token.encode())
             self._process = subprocess.Popen(
                 [*command, runtime_api, str(token_file)],
                 stdin=subprocess.DEVNULL,
@@ -46,7 +47,12 @@ class ClientAppProcess:
         finally:
             os.close(output)
         self.pid = self._process.pid
-        ProcessRecord.of(self.pid, "clientapp").write(folder / "proc.json")
+        try:
+            ProcessRecord.of(self.pid, "clientapp").write(folder / "proc.json")
+        except OSError:
+            kill_group(self.pid)
+            self._process.wait()
+            raise
 
     @property
     def seconds(self) -> float:
@@ -57,7 +63,7 @@ class ClientAppProcess:
         """Kill it and all that it started in its group. The reason stays with it."""
         if self.killed_because is None and self._process.poll() is None:
             self.killed_because = reason
-            os.killpg(self.pid, signal.SIGKILL)
+            kill_group(self.pid)
 
     def poll(self) -> int | None:
         """Give the exit code, negative for a signal; None while it lives."""
@@ -78,17 +84,3 @@ class ClientAppProcess:
         """Say how it ended and, if we killed it, why."""
         how = describe_end(code)
         return how if self.killed_because is None else f"{how}: {self.killed_because}"
-
-
-def kill_group(leader: int) -> None:
-    """Kill what a dead leader left behind in its group."""
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def _write_secret(path: Path, secret: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secret)

@@ -1,10 +1,8 @@
 """ClientApps of a SuperNode that was killed: their processes' remains and their records."""
 
-import os
-import signal
-
 from flower_runtime.activity import Activity
 from flower_runtime.clientapps import NodeSettings
+from flower_runtime.group import kill_group
 from flower_runtime.output import last_lines
 from flower_runtime.procfile import ProcessRecord, start_mark, write_exit
 
@@ -33,7 +31,4 @@ def end_leftovers(settings: NodeSettings) -> None:
 def _kill(record: ProcessRecord) -> None:
     """Kill the group that the record's process leads or led, unless the pid is another's by now."""
     if start_mark(record.pid) in (record.start_mark, None):
-        try:
-            os.killpg(record.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        kill_group(record.pid)

@@ -24,6 +24,7 @@ from flower_runtime.handover import Handover
 from flower_runtime.leftovers import end_leftovers
 from flower_runtime.patch import original
 from flower_runtime.pins import PINS
+from flower_runtime.secretfile import write_secret
 from flower_runtime.selfcheck import faults
 
 _OURS_TO_SET = ("--isolation", "--superexec-auth-secret-file", "--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile")
@@ -56,7 +57,8 @@ def main() -> None:
     end_leftovers(settings)
     handover = Handover()
     handover.install()
-    secret_file = _write_secret(args.state_dir / "superexec.secret")
+    secret_file = args.state_dir / "superexec.secret"
+    write_secret(secret_file, secrets.token_bytes(32))
     threading.Thread(target=_forget_secret, args=(handover, secret_file), daemon=True).start()
     clientapps = ClientApps(handover, settings)
     clientapps.start()
@@ -120,17 +122,11 @@ def _lock(state_dir: Path) -> None:
         sys.exit(2)
 
 
-def _write_secret(path: Path) -> Path:
-    """Write the secret that keeps other users of this machine from taking our tasks by the node's port."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(32))
-    return path
-
-
 def _forget_secret(handover: Handover, path: Path) -> None:
-    """Delete the secret's file once the node is connected; it has been read before that."""
+    """Delete the secret's file once the node is connected: it has been read by then.
+
+    The secret keeps other users of this machine from taking our tasks by the node's own port.
+    """
     handover.wait_connected()
     path.unlink(missing_ok=True)
 

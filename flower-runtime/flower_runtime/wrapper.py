@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from flower_runtime.group import kill_group, signal_group
 from flower_runtime.output import last_lines
 from flower_runtime.procfile import ProcessRecord, describe_end, write_exit
 
@@ -27,7 +28,7 @@ def main() -> int:
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         if app is not None and app.returncode is None:
-            os.killpg(app.pid, number)
+            signal_group(app.pid, number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, pass_on)
@@ -45,14 +46,6 @@ def main() -> int:
     print(f"ServerApp ended: {describe_end(code)}", flush=True)
     write_exit(attempt / "exit.json", code, last_lines(log))
     return 0
-
-
-def kill_group(leader: int) -> None:
-    """Kill what a dead leader left behind in its group."""
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 if __name__ == "__main__":
