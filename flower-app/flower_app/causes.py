@@ -10,12 +10,14 @@ from typing import Any
 from flwr.app import Error
 from flwr.common.constant import ErrorCode
 
+from flower_app.text import cleaned
+
 APP_ERROR = 100
 """Code of an error reply that the app itself made; Flower's own codes are below."""
 
 FORWARD_LOGS = "ESPALIER_FORWARD_LOGS"
-TEXT_LIMIT = 20_000
-"""Characters kept of a message or traceback: an exception may carry a whole batch in its text."""
+TEXT_LIMIT, LINE_LIMIT, NAME_LIMIT, LINES = 20_000, 2_000, 200, 20
+"""Characters kept of a text, a line, a name, and lines kept: an exception may carry a whole batch in its text."""
 
 CODE_NAMES = {value: name for name, value in vars(ErrorCode).items() if name.isupper()}
 
@@ -49,9 +51,9 @@ def cause_of(error: BaseException, last_lines: Sequence[str] = ()) -> Cause:
     """Describe an exception with its whole traceback."""
     return Cause(
         type=type(error).__name__,
-        message=_shortened(str(error)),
-        traceback=_shortened("".join(traceback.format_exception(error))),
-        last_lines=list(last_lines),
+        message=cleaned(error, TEXT_LIMIT),
+        traceback=cleaned("".join(traceback.format_exception(error)), TEXT_LIMIT),
+        last_lines=[cleaned(line, LINE_LIMIT) for line in last_lines],
     )
 
 
@@ -74,17 +76,13 @@ def cause_of_reply(error: Error) -> Cause:
         try:
             parts = json.loads(reason)
             return Cause(
-                type=str(parts["type"]),
-                message=_shortened(str(parts["message"])),
-                node_name=None if parts.get("node_name") is None else str(parts["node_name"]),
-                traceback=None if parts.get("traceback") is None else _shortened(str(parts["traceback"])),
-                last_lines=[_shortened(str(line)) for line in parts.get("last_lines", [])][-20:],
+                type=cleaned(parts["type"], NAME_LIMIT),
+                message=cleaned(parts["message"], TEXT_LIMIT),
+                node_name=None if parts.get("node_name") is None else cleaned(parts["node_name"], NAME_LIMIT),
+                traceback=None if parts.get("traceback") is None else cleaned(parts["traceback"], TEXT_LIMIT),
+                last_lines=[cleaned(line, LINE_LIMIT) for line in parts.get("last_lines", [])[-LINES:]],
             )
         except (ValueError, TypeError, KeyError, AttributeError):
             pass  # not ours after all: an app may use the same code; its text is shown as it is
-    first, *rest = reason.splitlines() or [""]
-    return Cause(type=CODE_NAMES.get(error.code, f"ERROR_{error.code}"), message=_shortened(first), last_lines=rest[-20:])
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= TEXT_LIMIT else f"{text[: TEXT_LIMIT // 2]}\n…\n{text[-TEXT_LIMIT // 2 :]}"
+    first, *rest = [cleaned(line, LINE_LIMIT) for line in reason.splitlines()] or [""]
+    return Cause(type=CODE_NAMES.get(error.code, f"ERROR_{error.code}"), message=first, last_lines=rest[-LINES:])

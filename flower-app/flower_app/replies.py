@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
+from flower_app.text import cleaned
 from flower_app.wire import NotAnArray, size_bytes, to_arrays
 from flower_app.workloads.interface import Arrays, Metrics
 
@@ -16,7 +17,7 @@ ARRAYS, METRICS, FACTS, TIMINGS, CONFIG = "arrays", "metrics", "facts", "timings
 """Names of the records in a message and its reply."""
 
 NUM_EXAMPLES = "num-examples"
-NAME_LIMIT, FACTS_LIMIT = 200, 50
+NAME_LIMIT, FACTS_LIMIT, METRICS_LIMIT = 200, 50, 200
 
 
 class Refused(ValueError):
@@ -64,7 +65,7 @@ def facts_of(reply: Message) -> tuple[dict[str, Any], dict[str, float]]:
     timings = {
         name: float(value)
         for name, value in _plain(configs.get(TIMINGS, ConfigRecord())).items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
     }
     return facts, timings
 
@@ -80,13 +81,15 @@ def _counted(record: MetricRecord) -> tuple[int, Metrics]:
         count = int(count)
     if not isinstance(count, int) or count < 1:
         raise Refused(f"{NUM_EXAMPLES} needs to be a whole number of at least 1, is {count!r}")
+    if len(record) > METRICS_LIMIT:
+        raise Refused(f"it has {len(record)} metrics, more than {METRICS_LIMIT}")
     metrics: Metrics = {}
     for name, value in record.items():
         if name == NUM_EXAMPLES:
             continue
         if isinstance(value, list) or not math.isfinite(value):
             raise Refused(f"metric {name} is not one finite number: {value!r}"[:NAME_LIMIT])
-        metrics[name] = value
+        metrics[cleaned(name, NAME_LIMIT)] = value
     return count, metrics
 
 
@@ -109,7 +112,7 @@ def _is_finite(values: NDArray[Any]) -> bool:
 
 def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        str(name)[:NAME_LIMIT]: value[:NAME_LIMIT] if isinstance(value, str) else value
+        cleaned(name, NAME_LIMIT): cleaned(value, NAME_LIMIT) if isinstance(value, str) else value
         for name, value in list(record.items())[:FACTS_LIMIT]
         if isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
     }

@@ -30,4 +30,4 @@ class RunDirectory:
 
 def folder_name(node: str) -> str:
     """Make a node's name, which is its own choice, into one plain folder name."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", node)[:100].lstrip(".") or "_"
+    return re.sub(r"[^A-Za-z0-9._-]", "_", node)[:200].lstrip(".") or "node"

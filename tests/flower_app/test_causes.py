@@ -50,6 +50,16 @@ def test_every_error_reply_has_a_cause(error: Any, kind: Any, message: Any, line
     assert (cause.type, cause.message, list(cause.last_lines)) == (kind, message, lines)
 
 
+def test_half_characters_and_nul_do_not_reach_the_journal() -> None:
+    reason = (
+        '{"type": "a\\u0000b", "message": "\\ud800", "node_name": "n\\u0000", "traceback": "\\udfff", "last_lines": ["\\ud800"]}'
+    )
+    cause = cause_of_reply(Error(100, reason))
+    assert (cause.type, cause.message, cause.node_name) == ("a\ufffdb", "?", "n\ufffd")
+    assert (cause.traceback, list(cause.last_lines)) == ("?", ["?"])
+    assert cause_of(ValueError("\ud800\0")).message == "?\ufffd"
+
+
 def test_long_texts_are_shortened_in_the_middle() -> None:
     cause = cause_of(ValueError("a" * 30_000 + "the end"))
     assert len(cause.message) < 20_100

@@ -67,6 +67,7 @@ def test_large_finite_numbers_are_no_infinity() -> None:
         ({"num-examples": float("nan")}, "is nan"),
         ({"num-examples": [1, 2]}, "is [1, 2]"),
         ({"num-examples": 1, "loss": float("nan")}, "metric loss is not one finite number: nan"),
+        ({"num-examples": 1} | {f"m{number}": 1.0 for number in range(200)}, "it has 201 metrics, more than 200"),
         ({"num-examples": 1, "loss": [0.1]}, "metric loss is not one finite number: [0.1]"),
     ],
 )
@@ -131,9 +132,9 @@ def test_fortran_order_and_big_endian_are_read_as_they_are() -> None:
 
 def test_facts_and_timings_are_plain_and_short() -> None:
     facts = ConfigRecord({"node_name": "x" * 500, "blob": b"1", "list": [1], "ok": True, "nan": float("nan"), "n": 3})
-    timings = ConfigRecord({"train_s": 1.5, "bad": "word", "flag": True})
+    timings = ConfigRecord({"train_s": 1.5, "bad": "word", "flag": True, "negative_s": -1.0})
     found, seconds = facts_of(reply(facts=facts, timings=timings))
-    assert found == {"node_name": "x" * 200, "ok": True, "n": 3}
+    assert found == {"node_name": "x" * 100 + "\n…\n" + "x" * 100, "ok": True, "n": 3}
     assert seconds == {"train_s": 1.5}
     many = ConfigRecord({f"fact-{number}": number for number in range(100)})
     assert len(facts_of(reply(facts=many))[0]) == 50

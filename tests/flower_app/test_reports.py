@@ -61,7 +61,14 @@ def test_a_chart_that_cannot_be_drawn_is_told_once_and_fails_nothing(
 
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [("site-a", "site-a"), ("../../etc", "_.._etc"), ("..", "_"), ("Haus 3/ß", "Haus_3__"), ("a" * 300, "a" * 100), ("", "_")],
+    [
+        ("site-a", "site-a"),
+        ("../../etc", "_.._etc"),
+        ("..", "node"),
+        ("Haus 3/ß", "Haus_3__"),
+        ("a" * 300, "a" * 200),
+        ("", "node"),
+    ],
 )
 def test_a_nodes_name_is_one_plain_folder(name: str, folder: str) -> None:
     assert folder_name(name) == folder
