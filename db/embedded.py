@@ -23,7 +23,7 @@ import psycopg
 from db.binaries import binaries, major_version
 from db.errors import EmbeddedPostgresFailed
 from db.postmaster import Postmaster, adopt_child, clear_lock, users_of
-from db.unprivileged import Runner, runner
+from db.unprivileged import RunAs, Runner, runner
 
 _START_S = 60.0  # recovery after a kill took up to 5.6 s on a loaded machine
 _LOCK_S = 10.0  # backends of a killed postmaster end within seconds
@@ -34,11 +34,13 @@ _POLL_S = 0.05
 class EmbeddedPostgres:
     """A Postgres of its own in state_dir: data/, password (0600), port, proc.json, postgres.log."""
 
-    def __init__(self, state_dir: Path, *, bin_folder: Path | None = None, durable: bool = True) -> None:
-        """durable=False does not wait for the disk: for tests, which lose nothing in a power cut."""
+    def __init__(
+        self, state_dir: Path, *, bin_folder: Path | None = None, durable: bool = True, run_as: RunAs | None = None
+    ) -> None:
+        """durable=False does not wait for the disk, so that a power cut (not a kill) loses rows: for tests."""
         self._dir = state_dir.absolute()
         self._bin = bin_folder or binaries()
-        self._durable = durable
+        self._durable, self._run_as = durable, run_as or RunAs()
         self._proc = self._dir / "proc.json"
         self.log_path = self._dir / "postgres.log"
 
@@ -80,7 +82,7 @@ class EmbeddedPostgres:
             self._proc.unlink(missing_ok=True)
 
     def _runner(self) -> Runner:
-        return runner(self._bin, self._dir / "data")
+        return runner(self._bin, self._dir / "data", self._run_as)
 
     def _is_damaged(self, run: Runner) -> bool:
         return (run.data / "PG_VERSION").exists() and not (self._dir / "password").exists()
@@ -216,7 +218,7 @@ def _settings(major: int, durable: bool) -> list[str]:
     if major >= 18:
         chosen["io_method"] = "sync"  # no worker processes for a database of this size
     if not durable:
-        chosen |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
+        chosen |= {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
     return [part for name, value in chosen.items() for part in ("-c", f"{name}={value}")]
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 _NOBODY = 65534
 _USER_NAMESPACE = ("unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}")
-_SHARED_PLACE = Path("/var/lib/espalier")
 
 
 @dataclass(frozen=True)
@@ -33,21 +32,28 @@ class Runner:
             os.chown(path, self.user, self.user)
 
 
-def runner(bin_folder: Path, data: Path, *, place: Path = _SHARED_PLACE, namespace: bool | None = None) -> Runner:
-    """Choose: as ourselves; as root in a user namespace; where that is refused, as nobody with data and programs below `place`.
+@dataclass(frozen=True)
+class RunAs:
+    """How root runs Postgres: in a user namespace if it gets one (None: see), else as nobody below `place`."""
+
+    place: Path = Path("/var/lib/espalier")
+    namespace: bool | None = None
+
+
+def runner(bin_folder: Path, data: Path, run_as: RunAs) -> Runner:
+    """Choose: as ourselves; as root in a user namespace; where that is refused, as nobody with data and programs elsewhere.
 
     An ordinary user needs nothing. In a namespace root's files look like nobody's, so that no mode and no owner changes.
-    namespace: False skips the namespace, as on a machine that refuses it.
     """
     if sys.platform == "win32" or os.geteuid() != 0:
         return Runner(bin_folder, data)
-    if has_user_namespaces() if namespace is None else namespace:
+    if has_user_namespaces() if run_as.namespace is None else run_as.namespace:
         return Runner(bin_folder, data, prefix=_USER_NAMESPACE)
-    place.mkdir(mode=0o755, parents=True, exist_ok=True)
-    own = place / hashlib.sha256(os.fsencode(data.absolute())).hexdigest()[:16]
+    run_as.place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    own = run_as.place / hashlib.sha256(os.fsencode(data.absolute())).hexdigest()[:16]
     own.mkdir(mode=0o700, exist_ok=True)
     os.chown(own, _NOBODY, _NOBODY)
-    return Runner(_reachable(bin_folder, place), own / "data", user=_NOBODY)
+    return Runner(_reachable(bin_folder, run_as.place), own / "data", user=_NOBODY)
 
 
 @cache

@@ -150,12 +150,12 @@ async def test_connections_that_the_server_ended_are_replaced_without_a_failed_c
     assert await asyncio.gather(*(door.rows("project_list") for _ in range(20))) == [[]] * 20
 
 
-async def test_calls_fail_while_the_server_is_killed_and_work_again_when_it_is_back(tmp_path: Path) -> None:
-    server = EmbeddedPostgres(tmp_path / "postgres", durable=False)
+async def test_calls_fail_while_the_server_is_killed_and_work_again_when_it_is_back(memory_path: Path) -> None:
+    server = EmbeddedPostgres(memory_path / "postgres", durable=False)
     door = PostgresDoor(await server.start())
     try:
         await door.open()
-        postmaster = Postmaster.read(tmp_path / "postgres" / "proc.json")
+        postmaster = Postmaster.read(memory_path / "postgres" / "proc.json")
         assert postmaster is not None
         postmaster.signal(9)
         await asyncio.to_thread(psutil.Process(postmaster.pid).wait, 10)

@@ -1,0 +1,182 @@
+"""schema.sql is the whole truth: its parts, the migrations and the databases that they make are the same."""
+
+import difflib
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from db import migrate
+from db.binaries import binaries
+
+
+@pytest.fixture
+def schema_url(postgres_server: str) -> Iterator[str]:
+    """Give a database made from schema.sql alone."""
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("create database from_schema")
+        url = make_conninfo(postgres_server, dbname="from_schema")
+        with psycopg.connect(url) as fresh:
+            fresh.execute(migrate.schema_file().read_bytes())
+        yield url
+        connection.execute("drop database from_schema with (force)")
+
+
+def dump(url: str) -> list[str]:
+    """Dump a schema, without the history of migrations and without what pg_dump makes up anew each time."""
+    facts = conninfo_to_dict(url)
+    target = make_conninfo(**{name: value for name, value in facts.items() if name != "password"})
+    done = subprocess.run(
+        [binaries() / "pg_dump", "--schema-only", "--exclude-schema=supabase_migrations", target],
+        capture_output=True,
+        text=True,
+        env={"PGPASSWORD": str(facts["password"]), "PATH": os.environ["PATH"]},
+    )
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
+
+
+def test_schema_sql_and_the_migrations_make_the_same_database(schema_url: str, database_url: str) -> None:
+    ours, theirs = dump(schema_url), dump(database_url)
+    assert len(ours) > 1000
+    assert "\n".join(difflib.unified_diff(ours, theirs, "schema.sql", "migrations", lineterm="")) == ""
+
+
+def test_the_diff_sees_a_changed_comment(schema_url: str, database_url: str) -> None:
+    with psycopg.connect(schema_url) as connection:
+        connection.execute("comment on column rounds.status is 'something else'")
+    assert dump(schema_url) != dump(database_url)
+
+
+def test_schema_sql_is_put_together_from_its_parts() -> None:
+    assert migrate.schema_file().read_text() == migrate.assembled(), "run `python -m db assemble`"
+
+
+def test_the_schema_says_the_newest_migrations_version(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("select schema_version() #>> '{}'").fetchone() == (migrate.latest_version(),)
+
+
+def test_there_are_no_enums_and_every_status_is_checked_and_drawn(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("select typname from pg_type where typtype = 'e'").fetchall() == []
+        columns = connection.execute(
+            """
+            select c.relname, col_description(c.oid, a.attnum),
+              exists (select 1 from pg_constraint k where k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum])
+            from pg_attribute a join pg_class c on c.oid = a.attrelid
+            where a.attname = 'status' and c.relkind = 'r' and c.relnamespace = 'public'::regnamespace
+            """
+        ).fetchall()
+    assert len(columns) == 6
+    for table, comment, checked in columns:
+        assert checked, table
+        assert "▶" in comment, table
+
+
+def test_every_foreign_key_has_an_index_that_begins_with_its_columns(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        bare = connection.execute(
+            """
+            select k.conrelid::regclass::text, k.conname from pg_constraint k
+            where k.contype = 'f' and not exists (
+              select 1 from pg_index i where i.indrelid = k.conrelid
+                and (string_to_array(i.indkey::text, ' ')::int2[])[1:cardinality(k.conkey)] @> k.conkey
+                and k.conkey @> (string_to_array(i.indkey::text, ' ')::int2[])[1:cardinality(k.conkey)])
+            """
+        ).fetchall()
+    assert bare == []
+
+
+def test_every_view_has_a_key_to_page_by_and_holds_its_reader_to_row_security(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        views = connection.execute(
+            """
+            select c.relname, c.reloptions,
+              (select format_type(a.atttypid, null) from pg_attribute a where a.attrelid = c.oid and a.attname = 'key')
+            from pg_class c where c.relkind = 'v' and c.relnamespace = 'public'::regnamespace
+            """
+        ).fetchall()
+    assert len(views) >= 13
+    for name, options, key in views:
+        assert name.endswith("_list")
+        assert key == "bigint", name
+        assert options == ["security_invoker=true"], name
+
+
+def test_every_function_has_its_own_search_path(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        loose = connection.execute(
+            """
+            select p.proname from pg_proc p
+            where p.pronamespace in ('public'::regnamespace, 'espalier'::regnamespace)
+              and p.proconfig is distinct from array['search_path=""']
+            """
+        ).fetchall()
+    assert loose == []
+
+
+def test_the_schema_keeps_to_what_postgres_15_has() -> None:
+    text = re.sub(r"--.*", "", migrate.schema_file().read_text()).lower()
+    for newer in ("uuidv7", "virtual", "without overlaps", "json_table", "pg_input_is_valid", "any_value(", "merge into"):
+        assert newer not in text
+
+
+def test_every_transition_leads_from_a_status_to_a_status(database_url: str) -> None:
+    tables = {"run": "federated_runs", "session": "node_sessions", "node": "nodes"}
+    with psycopg.connect(database_url) as connection:
+        for machine, table in tables.items():
+            (check,) = connection.execute(
+                "select pg_get_constraintdef(oid) from pg_constraint where conname = %s", [f"{table}_status_is_known"]
+            ).fetchone() or ("",)
+            known = set(re.findall(r"'(\w+)'::text", check))
+            assert len(known) > 4
+            reached = set()
+            for target in known:
+                (sources,) = connection.execute("select espalier.allowed_from(%s, %s)", [machine, target]).fetchone() or ([],)
+                assert set(sources) <= known - {target}
+                reached |= {target} if sources else set()
+            first = {"run": {"pending"}, "session": {"starting"}, "node": set()}[machine]
+            assert reached == known - first
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "schema.md"
+
+
+def test_the_docs_name_every_table_view_function_and_status(database_url: str) -> None:
+    text = DOCS.read_text()
+    with psycopg.connect(database_url) as connection:
+        names = connection.execute(
+            """
+            select relname from pg_class where relkind in ('r', 'v') and relnamespace = 'public'::regnamespace
+            union select proname from pg_proc where pronamespace = 'public'::regnamespace
+            """
+        ).fetchall()
+        statuses = connection.execute(
+            "select pg_get_constraintdef(oid) from pg_constraint"
+            " where conname like '%status_is_known' or conname = 'events_name_is_known'"
+        ).fetchall()
+    words = {name for (name,) in names} | {word for (check,) in statuses for word in re.findall(r"'([\w.]+)'::text", check)}
+    assert len(words) > 60
+    assert sorted(word for word in words if not re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", text)) == []
+
+
+def test_the_docs_name_no_table_that_is_not_there(database_url: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.MULTILINE)
+    with psycopg.connect(database_url) as connection:
+        known = {
+            name
+            for (name,) in connection.execute(
+                """
+            select relname from pg_class where relkind in ('r', 'v') and relnamespace = 'public'::regnamespace
+            union select proname from pg_proc where pronamespace = 'public'::regnamespace
+            """
+            ).fetchall()
+        }
+    assert len(rows) > 30
+    assert set(rows) <= known
