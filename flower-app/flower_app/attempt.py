@@ -10,10 +10,10 @@ from flwr.serverapp import Grid
 from flower_app.causes import cause_of
 from flower_app.clock import Clock
 from flower_app.config import ConfigValue, RunConfig
-from flower_app.control import ControlFile, StopAsked
+from flower_app.control import ControlFile
 from flower_app.engine import RoundEngine, RoundFailed
 from flower_app.last_lines import LastLines, kept_last_lines
-from flower_app.record import COMPLETED, FAILED, STOPPED, RecordedRun, RunRecord, Unrecorded
+from flower_app.record import FAILED, STOPPED, RecordedRun, RunRecord, Unrecorded
 from flower_app.round import POLL_S
 from flower_app.run_directory import ATTEMPT, RUN_DIR, RunDirectory
 from flower_app.strategies import StrategyDriver
@@ -34,10 +34,11 @@ def conduct(
     with kept_last_lines() as last_lines:
         record, control = _opened(environment, flower_run_id, clock)
         try:
-            stopped = _run(grid, run_config, record, control, clock, last_lines)
+            status = _run(grid, run_config, record, control, clock, last_lines)
         finally:
             record.release()
-        if stopped:
+        if status == STOPPED:
+            log(INFO, "stopped as asked")
             _linger(grid, clock)
 
 
@@ -57,20 +58,12 @@ def _run(
     control: ControlFile,
     clock: Clock,
     last_lines: LastLines,
-) -> bool:
-    """Tell whether the run was stopped; a completed one gives False, all else raises."""
-    engine: RoundEngine | None = None
+) -> str:
+    """Run, write the end line, and give the status; a failed run raises."""
     try:
         config = RunConfig.parse(run_config)
         strategy = StrategyDriver(config)
-        engine = RoundEngine(grid, config, make_workload(config), strategy, record, control, clock)
-        engine.run()
-    except StopAsked:
-        if engine:
-            engine.keep_final()
-        record.closed(STOPPED)
-        log(INFO, "stopped as asked")
-        return True
+        status = RoundEngine(grid, config, make_workload(config), strategy, record, control, clock).run()
     except Exception as error:
         cause = error.cause if isinstance(error, RoundFailed) else None
         record.closed(FAILED, cause or cause_of(error, last_lines.lines()))
@@ -79,8 +72,8 @@ def _run(
         if control.read().want == "stop":
             record.closed(STOPPED)
         raise
-    record.closed(COMPLETED)
-    return False
+    record.closed(status)
+    return status
 
 
 def _linger(grid: Grid, clock: Clock) -> None:

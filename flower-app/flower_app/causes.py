@@ -16,6 +16,7 @@ APP_ERROR = 100
 """Code of an error reply that the app itself made; Flower's own codes are below."""
 
 FORWARD_LOGS = "ESPALIER_FORWARD_LOGS"
+SENTENCE_LIMIT = 500
 TEXT_LIMIT, LINE_LIMIT, NAME_LIMIT, LINES = 20_000, 2_000, 200, 20
 """Characters kept of a text, a line, a name, and lines kept: an exception may carry a whole batch in its text."""
 
@@ -42,9 +43,9 @@ class Cause:
         return replace(self, node_id=str(node_id), node_name=self.node_name or node_name)
 
     def sentence(self) -> str:
-        """Say it in one line, node first."""
+        """Say it in short, node first."""
         who = self.node_name or (f"node {self.node_id}" if self.node_id else "server")
-        return f"{who}: {self.type}: {self.message}" if self.message else f"{who}: {self.type}"
+        return cleaned(f"{who}: {self.type}: {self.message}" if self.message else f"{who}: {self.type}", SENTENCE_LIMIT)
 
 
 def cause_of(error: BaseException, last_lines: Sequence[str] = ()) -> Cause:
@@ -82,7 +83,7 @@ def cause_of_reply(error: Error) -> Cause:
                 traceback=None if parts.get("traceback") is None else cleaned(parts["traceback"], TEXT_LIMIT),
                 last_lines=[cleaned(line, LINE_LIMIT) for line in parts.get("last_lines", [])[-LINES:]],
             )
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             pass  # not ours after all: an app may use the same code; its text is shown as it is
     first, *rest = [cleaned(line, LINE_LIMIT) for line in reason.splitlines()] or [""]
     return Cause(type=CODE_NAMES.get(error.code, f"ERROR_{error.code}"), message=first, last_lines=rest[-LINES:])

@@ -19,7 +19,7 @@ from flower_app.clock import Clock
 from flower_app.commit import Commit
 from flower_app.config import RunConfig
 from flower_app.control import Control, ControlFile, StopAsked
-from flower_app.record import CHECKPOINT, FINAL, RunRecord
+from flower_app.record import CHECKPOINT, COMPLETED, FINAL, STOPPED, RunRecord
 from flower_app.round import POLL_S, OpenRound, Sent, pulled
 from flower_app.selection import Presence, Select, select_all
 from flower_app.strategies import StrategyDriver
@@ -28,6 +28,7 @@ from flower_app.wire import to_record
 from flower_app.workloads.interface import Arrays, Metrics, Workload
 
 PROGRESS_EVERY_S = 5.0
+NODES_TOLD = 20
 
 
 class RoundFailed(RuntimeError):
@@ -35,8 +36,9 @@ class RoundFailed(RuntimeError):
 
     def __init__(self, number: int, updates: list[Update]) -> None:
         causes = [update.cause for update in sorted(updates, key=_says_least) if update.cause]
-        what = "; ".join(cause.sentence() for cause in causes)
-        super().__init__(f"round {number} had no valid update. {what}")
+        told = [cause.sentence() for cause in causes[:NODES_TOLD]]
+        told += [f"and {len(causes) - NODES_TOLD} more nodes"] if len(causes) > NODES_TOLD else []
+        super().__init__(f"round {number} had no valid update. {'; '.join(told)}")
         self.cause = replace(causes[0], message=str(self)) if causes else None
 
 
@@ -63,31 +65,35 @@ class RoundEngine:
         self._names = record.node_names()
         self._owed: dict[str, Sent] = {}
         self._arrays: Arrays = {}
-        self.last_round = 0
+        self._last_round = 0
 
-    def run(self) -> None:
-        """Run all rounds that are left.
+    def run(self) -> str:
+        """Run all rounds that are left, keep the final model, and give how it ended: "completed" or "stopped".
 
-        Raises StopAsked, RoundFailed, TooFewNodes, CommitDamaged, RunMismatch, and what Flower or the workload raises.
+        Raises RoundFailed, TooFewNodes, CommitDamaged, RunMismatch, and what Flower or the workload raises.
         """
+        status = COMPLETED
+        try:
+            self._all_rounds()
+        except StopAsked:
+            status = STOPPED
+        if self._last_round:
+            self._record.keep(FINAL, self._last_round, self._arrays)
+        return status
+
+    def _all_rounds(self) -> None:
         commit = self._record.last_commit(self._config)
         if commit:
             self._strategy.restore(commit.state)
-            self.last_round = commit.round
+            self._last_round = commit.round
         self._arrays = commit.arrays if commit else self._workload.initial_arrays()
-        self._record.opened(self._config, self._arrays, self.last_round)
-        if self.last_round:
+        self._record.opened(self._config, self._arrays, self._last_round)
+        if self._last_round:
             self._keep_checkpoint()  # a crash may have come between the round and its artifact
-            log(INFO, "going on after round %d", self.last_round)
-        for number in range(self.last_round + 1, self._config.num_rounds + 1):
+            log(INFO, "going on after round %d", self._last_round)
+        for number in range(self._last_round + 1, self._config.num_rounds + 1):
             self._one_round(number, self._wait_for_nodes(number))
             self._keep_checkpoint()
-        self.keep_final()
-
-    def keep_final(self) -> None:
-        """Keep the last committed model as the run's final one, if there is one."""
-        if self.last_round:
-            self._record.keep(FINAL, self.last_round, self._arrays)
 
     def _one_round(self, number: int, available: list[int]) -> None:
         started = self._clock.monotonic()
@@ -119,7 +125,7 @@ class RoundEngine:
             bytes_up=sum(update.bytes_up for update in opened.updates),
         )
         self._record.round_closed(closed, Commit(number, arrays, self._strategy.state()), self._strategy.name)
-        self._arrays, self.last_round = arrays, number
+        self._arrays, self._last_round = arrays, number
         log(INFO, "%s", progress_line(closed, self._config.num_rounds))
 
     def _evaluated(self, number: int, arrays: Arrays) -> Metrics:
@@ -131,8 +137,8 @@ class RoundEngine:
 
     def _keep_checkpoint(self) -> None:
         every = self._config.checkpoint_every
-        if every and self.last_round % every == 0:
-            self._record.keep(CHECKPOINT, self.last_round, self._arrays)
+        if every and self._last_round % every == 0:
+            self._record.keep(CHECKPOINT, self._last_round, self._arrays)
 
     def _updated(self, update: Update) -> None:
         if "node_name" in update.facts:
@@ -152,11 +158,11 @@ class RoundEngine:
         if self._control().want != "pause":
             return 0.0
         started = self._clock.monotonic()
-        self._record.paused(self.last_round)
-        log(INFO, "paused after round %d", self.last_round)
+        self._record.paused(self._last_round)
+        log(INFO, "paused after round %d", self._last_round)
         while self._control().want == "pause":
             self._clock.sleep(POLL_S)
-        self._record.resumed(self.last_round)
+        self._record.resumed(self._last_round)
         log(INFO, "going on after the pause")
         return self._clock.monotonic() - started
 

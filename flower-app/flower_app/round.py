@@ -1,7 +1,7 @@
 """One round in the air: messages leave, replies are taken in as they come, until the round may close."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -75,8 +75,7 @@ class OpenRound:
     def collect(self, needed: int, deadline: float) -> None:
         """Take replies in until `needed` are counted, nobody is left to wait for, or deadline (monotonic s) has come."""
         while self.pending and self.mean.count < needed:
-            for node_id, reason in self._control().lost_nodes.items():
-                self._lose(node_id, reason)
+            self._lose(self._control().lost_nodes)
             if self._take_in(needed):
                 continue
             if self._clock.monotonic() >= deadline:
@@ -126,11 +125,11 @@ class OpenRound:
         self.aggregate_s += time.perf_counter() - start
         self._settle(message_id, sent, COUNTED, reply=reply, num_examples=update.num_examples, metrics=update.metrics)
 
-    def _lose(self, node_id: int, reason: str) -> None:
+    def _lose(self, lost_nodes: Mapping[int, str]) -> None:
         for message_id, sent in list(self.pending.items()):
-            if sent.node_id == node_id:
+            if sent.node_id in lost_nodes:
                 del self.pending[message_id]
-                self._settle(message_id, sent, LOST, cause=Cause("NodeLost", reason))
+                self._settle(message_id, sent, LOST, cause=Cause("NodeLost", lost_nodes[sent.node_id]))
 
     def _settle(
         self,

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from flower_app.causes import Cause
 from flower_app.client_app import app as client_app
 from flower_app.commit import CommitFolder
 from flower_app.engine import RoundFailed, TooFewNodes
 from flower_app.round import POLL_S
 from flower_app.tensor_file import sha256_of
+from flower_app.updates import Update
+from flower_app.workloads.interface import EvalResult
 from flwr.app import Context, Error, Message
 from safetensors.numpy import load_file
 
@@ -321,3 +324,34 @@ class _flower_log:
         import logging
 
         logging.getLogger("flwr").removeHandler(self.handler)
+
+
+def test_an_exception_on_the_server_is_in_the_journal_before_flower_hears_of_it(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, arrays: object) -> None:
+        print("opening the test set")
+        raise FileNotFoundError("test.npz")
+
+    monkeypatch.setattr("toy_workload.Toy.server_evaluate", broken)
+    monkeypatch.setattr("toy_workload.Toy.evaluate", lambda *args: EvalResult(0, {}))
+    with pytest.raises(FileNotFoundError):
+        federation.run()
+    (closed,) = federation.journal("run.closed")
+    cause = closed["cause"]
+    assert (closed["status"], cause["type"], cause["message"]) == ("failed", "FileNotFoundError", "test.npz")
+    assert (cause["node_id"], cause["node_name"]) == (None, None)
+    assert 'raise FileNotFoundError("test.npz")' in cause["traceback"]
+    assert cause["last_lines"][-1] == "opening the test set"
+
+
+def test_many_failing_nodes_make_a_message_that_can_be_read() -> None:
+    updates = [
+        Update(3, node_id, "m", "failed", 0, cause=Cause("KeyError", "x" * 9000).at(node_id, f"site-{node_id}"))
+        for node_id in range(30)
+    ]
+    failed = RoundFailed(3, updates)
+    assert len(str(failed)) < 12_000
+    assert str(failed).endswith("and 10 more nodes")
+    assert failed.cause
+    assert failed.cause.node_name == "site-0"
