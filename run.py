@@ -149,7 +149,8 @@ def set_up() -> None:
             if installed() != wanted:
                 install(wanted, lock)
     except OSError as error:
-        raise Refusal(f"cannot set up {VENV}: {error.strerror} ({error.filename}).") from error
+        need = f"it needs {NEEDED_BYTES / 1e9:.0f} GB in a folder that you may write to"
+        raise Refusal(f"cannot set up {VENV}: {error.strerror} ({error.filename}); {need}.") from error
 
 
 def fingerprint() -> dict[str, str]:
