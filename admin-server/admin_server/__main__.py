@@ -14,6 +14,7 @@ from admin_server.feed import Feed
 from admin_server.home import HomeInUse, locked
 from admin_server.replay import replay
 from admin_server.settings import Settings
+from admin_server.startup import telling
 from db.errors import DatabaseError
 
 
@@ -33,7 +34,7 @@ def main() -> int:
         with locked(settings.espalier_home):
             feed = Feed()
             tls = {"tls_certificate": settings.tls_certificate, "tls_key": settings.tls_key}
-            serve(create_app(settings, feed=feed), settings.host, settings.port, **tls, before_shutdown=[feed.close])
+            serve(telling(create_app(settings, feed=feed)), settings.host, settings.port, **tls, before_shutdown=[feed.close])
         return 0
     except (EspalierError, DatabaseError, HomeInUse) as refused:
         print(refused, file=sys.stderr)

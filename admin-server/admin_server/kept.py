@@ -51,6 +51,8 @@ class Kept:
     async def adopt(self, ready: Probe | None = None) -> bool:
         """Take over the process that an earlier server left, and keep it, or what replaces it, from now on."""
         self.wanted = True
+        if self.process.is_alive:
+            return True
         adopted = await self.process.adopt(ready)
         self._up_since = time.monotonic() if adopted else None
         return adopted

@@ -167,8 +167,10 @@ class Runs:
 
     async def is_over(self, run_id: str) -> bool:
         """Has it ended, and is everything read that it left behind?"""
+        if self._watches.of(run_id) is not None:
+            return False
         run = await self._found(run_id)
-        return run is None or (run["status"] in ENDS and self._watches.of(run_id) is None)
+        return run is None or run["status"] in ENDS
 
     async def _found(self, run_id: str) -> dict[str, Any] | None:
         return await find(self._store, self._project_id, run_id)

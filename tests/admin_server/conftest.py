@@ -25,5 +25,5 @@ async def server(settings: Settings) -> AsyncIterator[Server]:
     app = create_app(settings)
     async with app.router.lifespan_context(app) as state:
         token = (settings.espalier_home / "admin.token").read_text().strip()
-        async with client_of(app, dict(state), token) as admin:
-            yield Server(app, dict(state), admin, settings.espalier_home)
+        async with client_of(app, dict(state or {}), token) as admin:
+            yield Server(app, dict(state or {}), admin, settings.espalier_home)

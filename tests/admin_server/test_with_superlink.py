@@ -65,6 +65,7 @@ class Process:
             self.child = subprocess.Popen([sys.executable, "-m", "admin_server"], env=self.env, stdout=out, stderr=out)
         wait_for("the server to answer", self.answers)
         token = (self.home / "admin.token").read_text().strip()
+        self.http.close()
         self.http = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {token}"}, timeout=30
         )

@@ -59,7 +59,7 @@ class RunWatch:
         self._stop_asked_at = time.monotonic() if self.status == "stopping" else None
         self._overtime_since: float | None = None
         self.over = asyncio.Event()
-        self._stop_sent_at: float | None = None
+        self._stop_sent = False
 
     @property
     def has_ended(self) -> bool:
@@ -101,7 +101,7 @@ class RunWatch:
                 self._around.wanted.cancel(record["node_id"], record["message_id"])
             elif record["kind"] == "run.closed":
                 self.status = record["status"]
-            elif record["kind"] in ("run.opened", "run.paused", "run.resumed") and not self.has_ended:
+            elif record["kind"] in ("run.opened", "run.paused", "run.resumed") and self._stop_asked_at is None:
                 self.status = "paused" if record["kind"] == "run.paused" else "running"
         await self._log.catch_up()
 
@@ -125,14 +125,13 @@ class RunWatch:
         if end is None and self._attempt.process() is not None:
             self._kill_overtime(since_end=_is_over(self.flower))
             return
-        stop_sent = self._stop_sent_at is not None
-        flower = await self._ask_flower() if end is not None or stop_sent or _is_over(self.flower) else self.flower
+        flower = await self._ask_flower() if end is not None or self._stop_sent or _is_over(self.flower) else self.flower
         if end is not None and not _is_over(flower):
             if flower is None and end.is_clean and self._noted is None:
                 return  # code 0 alone says nothing: wait until the SuperLink can be asked
             await self._note(f"{DIED}: {end.words()}")
             await self._stop_run()
-        if end is None and not stop_sent and not _is_over(flower):
+        if end is None and not self._stop_sent and not _is_over(flower):
             return  # not started yet
         outcome = derive(self._noted, flower, end)
         if outcome is not None:
@@ -149,10 +148,12 @@ class RunWatch:
     async def _wind_up(self, end: ProcessEnd | None) -> object:
         """After the end: tell the sites, and see that neither process nor Flower run outlives it."""
         self._around.wanted.run_over(self.flower_run_id)
+        if self._stop_asked_at is not None:
+            await self._stop_run()  # the engine has written its end and waits for this
         if end is None and self._attempt.process() is not None:
             self._kill_overtime(since_end=True)
             return None
-        if not _is_over(self.flower) and not _is_over(await self._ask_flower()):
+        if not _is_over(self.flower) and (found := await self._ask_flower()) is not None and not _is_over(found):
             await self._stop_run()
         await self._read()
         self.over.set()
@@ -179,13 +180,17 @@ class RunWatch:
         return self.told(found)
 
     async def _stop_run(self) -> None:
-        if self._stop_sent_at is not None:
+        """End it at the SuperLink, once. One that is away is asked again; one that was stopped has nothing to end."""
+        if self._stop_sent:
             return
         try:
             await self._around.flower().stop_run(self.flower_run_id)
-        except (SuperlinkUnreachable, SuperlinkNotRunning) as away:
-            log.info("run %s cannot be ended at the SuperLink: %s", self.run_id, away)
-        self._stop_sent_at = time.monotonic()
+        except SuperlinkUnreachable as away:
+            log.info("run %s cannot be ended at the SuperLink yet: %s", self.run_id, away)
+            return
+        except SuperlinkNotRunning:
+            log.info("run %s ends without the SuperLink, which is not running", self.run_id)
+        self._stop_sent = True
 
 
 def _is_over(flower: FlowerRun | None) -> bool:

@@ -36,6 +36,8 @@ class Watches:
 
     async def begin(self) -> None:
         """Take up what this project's rows say is active, then look for more for ever."""
+        self._by_flower_id.clear()
+        self._has_listed_all = False
         for status in (ACTIVE, None):
             where: dict[str, Any] = {"project_id": self._project_id} | ({"status": status} if status else {})
             for run in await self._around.store.rows("run_list", where, limit=1000 if status else ENDED_LOOKED_AT):
@@ -77,6 +79,8 @@ class Watches:
         if (known := self._by_flower_id.get(flower_run_id)) is not None:
             return known
         attempts = await self._around.store.rows("attempt_list", {"flower_run_id": flower_run_id})
+        if (known := self._by_flower_id.get(flower_run_id)) is not None:
+            return known
         watch = RunWatch(run, flower_run_id, attempts[0]["reason"] if attempts else None, self._around)
         self._by_flower_id[flower_run_id] = watch
 
@@ -102,6 +106,8 @@ class Watches:
                 seen.add(run.flower_run_id)
                 if (watch := self._by_flower_id.get(run.flower_run_id)) is not None:
                     watch.flower = run
+                elif run.flower_run_id in self._finished and run.status != "finished":
+                    await self._end_leftover(flower, run)
             for run in reversed(news):
                 await self._adopt(run)
             skip += PAGE
@@ -110,6 +116,11 @@ class Watches:
         self._has_listed_all = True
         await self._fail(doubtful)
         await self._refresh(flower, [watch for watch in self.all() if watch.flower_run_id not in seen])
+
+    async def _end_leftover(self, flower: Flower, run: FlowerRun) -> None:
+        """End what Flower would go on with although it has ended here: the SuperLink was away when it was to be told."""
+        if await flower.stop_run(run.flower_run_id):
+            log.warning("Flower's run %s had ended here and is ended at the SuperLink now", run.flower_run_id)
 
     async def _fail(self, doubtful: list[str]) -> None:
         """End the intents that no Flower run turned out to belong to."""
