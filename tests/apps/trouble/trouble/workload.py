@@ -1,0 +1,65 @@
+"""A tiny workload that does what its run config asks: train in a blink, slowly, or die in one of many ways."""
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flower_app.config import RunConfig
+from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, TrainResult
+
+
+class Trouble:
+    """A mean of made-up numbers: deterministic by (seed, partition, round), so that runs can be compared."""
+
+    name = "trouble"
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    def initial_arrays(self) -> Arrays:
+        if self._config.values["trouble"] == "server-raise":
+            raise FileNotFoundError("no base model on the server")
+        return {"w": np.zeros(8, dtype=np.float32)}
+
+    def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
+        print(f"training on {env.node_name}", flush=True)
+        site = self._config.values["trouble-site"]
+        if site in ("", env.node_name):
+            _misbehave(str(self._config.values["trouble"]))
+        time.sleep(float(self._config.values["train-s"]))
+        noise = np.random.default_rng(env.seed).normal(size=8).astype(np.float32)
+        return TrainResult({"w": 0.5 * arrays["w"] + 0.1 * noise}, 10 + env.partition_id, {"loss": float(abs(noise).mean())})
+
+    def evaluate(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> EvalResult:
+        return EvalResult(1, {"loss": float(abs(arrays["w"]).mean())})
+
+    def server_evaluate(self, arrays: Arrays) -> Metrics:
+        return {"loss": float(abs(arrays["w"]).mean()), "accuracy": 0.5}
+
+
+def _misbehave(how: str) -> None:
+    match how:
+        case "raise":
+            raise KeyError("no such column: age")
+        case "exit":
+            print("about to leave without a word", flush=True)
+            os._exit(3)
+        case "sigkill":
+            print("about to be killed", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "import":
+            import no_such_module  # noqa: F401
+        case "memory":
+            resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+            np.ones(2**31)
+        case "busy":
+            while True:
+                pass
+        case "sleep":
+            time.sleep(600)
+        case "environment":
+            print("ENVIRONMENT " + " ".join(f"{key}={value}" for key, value in sorted(os.environ.items())), flush=True)

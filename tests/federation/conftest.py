@@ -1,0 +1,34 @@
+"""One stack per module: a federation of three sites on a home of its own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stack import ROOT, Stack
+
+
+@pytest.fixture(scope="module")
+def apps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An APPS_DIR that holds our app and the tests' own."""
+    folder = tmp_path_factory.mktemp("apps")
+    for app in (ROOT / "flower-app", *(ROOT / "tests" / "apps").iterdir()):
+        shutil.copytree(app, folder / app.name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, apps: Path) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("espalier")
+    stack = Stack(home, apps, sites=2)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
