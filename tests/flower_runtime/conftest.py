@@ -142,6 +142,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def write_key(path: Path) -> ec.EllipticCurvePublicKey:
+    """Make a node's key file; give its public key."""
+    private = ec.generate_private_key(ec.SECP384R1())
+    openssh = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+    path.write_bytes(private.private_bytes(*openssh))
+    return private.public_key()
+
+
 class Node:
     """One SuperNode under our launcher."""
 
@@ -152,10 +160,8 @@ class Node:
         self.wanted_file = stack.home / name / "wanted.json"
         self.key = stack.home / name / "node.key"
         self.key.parent.mkdir(parents=True)
-        private = ec.generate_private_key(ec.SECP384R1())
-        openssh = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-        self.key.write_bytes(private.private_bytes(*openssh))
-        public = private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        pem = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        public = write_key(self.key).public_bytes(*pem)
         self.id = stack.control.RegisterNode(RegisterNodeRequest(public_key=public, name=name)).node_id
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
@@ -329,6 +335,13 @@ def wait_for_fixture() -> WaitFor:
 
 
 @pytest.fixture
+def strange_key(tmp_path: Path) -> Path:
+    """Give a key that no SuperLink knows."""
+    write_key(tmp_path / "strange.key")
+    return tmp_path / "strange.key"
+
+
+@pytest.fixture
 def free_ports() -> tuple[int, int]:
     """Give two ports of 127.0.0.1 that nobody listens on."""
     return free_port(), free_port()
@@ -337,12 +350,22 @@ def free_ports() -> tuple[int, int]:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Give a SuperLink, an executor and two nodes, all running."""
-    stack = Stack(tmp_path_factory.mktemp("stack"))
+    yield from _started(tmp_path_factory.mktemp("stack"), "site-a", "site-b")
+
+
+@pytest.fixture(scope="module")
+def small_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Give a SuperLink, an executor and one node, all running."""
+    yield from _started(tmp_path_factory.mktemp("stack"), "site-a")
+
+
+def _started(home: Path, *nodes: str) -> Iterator[Stack]:
+    stack = Stack(home)
     try:
         stack.start_superlink()
         stack.start_executor()
-        stack.start_node("site-a")
-        stack.start_node("site-b")
+        for name in nodes:
+            stack.start_node(name)
         yield stack
     finally:
         stack.close()
