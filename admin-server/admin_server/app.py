@@ -72,28 +72,26 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     dsn = settings.database_url.get_secret_value() if settings.database_url else None
     database = Database(dsn, home / "postgres", feed)
-    await database.open()
-    store = database.store
-    project = await store.open_project(
-        settings.project_slug, settings.project_name, settings.coordinator_node_id, settings.coordinator_node_name
-    )
-    always, held = Background(), Background()
-    lost_nodes, wanted = LostNodes(), Wanted(feed)
-    link = Superlink(settings, store, project["coordinator_node_id"], held)
-    around = Surroundings(store, home / "runs", lambda: link.flower, lost_nodes, wanted, settings.coordinator_node_name)
-    watches = Watches(around, project["id"], held)
-    fabs = Apps(settings.apps_dir, home / "apps")
-    started = Runs(store, project["id"], fabs, link, watches, home / "runs")
-    members = Nodes(database, project, link, lost_nodes, wanted)
-    prune = partial(store.prune_log_lines, project["id"], settings.log_retention_days)
-    duties = Duties(link, started, watches, members, prune, held)
-    lease = Lease(store, project["id"], server_id(home), duties.begin, duties.end)
     async with AsyncExitStack() as ends:
         ends.push_async_callback(database.close)
-        ends.push_async_callback(lease.release)
-        ends.push_async_callback(always.end)
-        ends.push_async_callback(held.end)
-        ends.push_async_callback(duties.give_up)
+        await database.open()
+        store = database.store
+        project = await store.open_project(
+            settings.project_slug, settings.project_name, settings.coordinator_node_id, settings.coordinator_node_name
+        )
+        always, held = Background(), Background()
+        lost_nodes, wanted = LostNodes(), Wanted(feed)
+        link = Superlink(settings, store, project["coordinator_node_id"], held)
+        around = Surroundings(store, home / "runs", lambda: link.flower, lost_nodes, wanted, settings.coordinator_node_name)
+        watches = Watches(around, project["id"], held)
+        fabs = Apps(settings.apps_dir, home / "apps")
+        started = Runs(store, project["id"], fabs, link, watches, home / "runs")
+        members = Nodes(database, project, link, lost_nodes, wanted)
+        prune = partial(store.prune_log_lines, project["id"], settings.log_retention_days)
+        duties = Duties(link, started, watches, members, prune, held)
+        lease = Lease(store, project["id"], server_id(home), duties.begin, duties.end)
+        for end in (lease.release, always.end, held.end, duties.give_up):  # the last one is done first
+            ends.push_async_callback(end)
         await lease.look()
         always.repeat("look at the database", database.look, LOOK_S)
         always.repeat("lease", lease.look, RENEW_S)

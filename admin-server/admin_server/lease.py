@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from control_plane.files import create_once
 
+from db.errors import DatabaseUnavailable
 from db.store import Store
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,10 @@ class Lease:
         """Give it back, so that a server that waits need not wait for 15 s."""
         if self.held:
             self.held = False
-            await self._store.release_lease(self._project_id, self._server_id)
+            try:
+                await self._store.release_lease(self._project_id, self._server_id)
+            except DatabaseUnavailable as away:
+                log.warning("the lease is not given back and ends by itself: %s", away)
 
 
 def server_id(home: Path) -> str:

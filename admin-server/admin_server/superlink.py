@@ -138,7 +138,10 @@ class Superlink:
             await self._superlink.stop()
         finally:
             self._phase = None
-        await self._tell_changes()
+        try:
+            await self._tell_changes()
+        except DatabaseUnavailable as away:
+            log.warning("the end of the SuperLink's session is not in the database: %s", away)
 
     async def _adopt(self, made: SuperlinkPlan) -> None:
         try:
@@ -153,6 +156,8 @@ class Superlink:
     async def _bring_up(self, made: SuperlinkPlan) -> None:
         try:
             await self._superlink.start()
+            if self._phase != "starting":
+                return
             self._flower = Flower(made.address, made.ca_pem)
             flwr_config.write(self._home, made.address, made.ca)
             await self._executor.start()
