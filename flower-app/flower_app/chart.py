@@ -8,7 +8,7 @@ from typing import Any
 
 from flower_app.files import write_atomic
 
-SERVER, CLIENTS, GRID, TEXT = "#2f6f4f", "#b8763a", "#e3e6e4", "#33403a"
+SERVER, CLIENTS, GRID, TEXT = "#2f6f4f", "#e2b07e", "#e3e6e4", "#33403a"
 
 
 class ChartPainter:
@@ -56,8 +56,8 @@ def painted(title: str, history: Sequence[dict[str, Any]]) -> bytes:
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=TEXT)
     for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
-        _line(axes, [(entry["round"], entry[f"server_{name}"]) for entry in history], "test set, on the server", SERVER)
-        _line(axes, [(entry["round"] - 1, entry[f"client_{name}"]) for entry in history], "sites, data held back", CLIENTS)
+        _line(axes, [(entry["round"] - 1, entry[f"client_{name}"]) for entry in history], "sites, data held back", CLIENTS, 6)
+        _line(axes, [(entry["round"], entry[f"server_{name}"]) for entry in history], "test set, on the server", SERVER, 3.5)
         axes.set_title(name, loc="left", fontsize=10, color=TEXT)
         axes.set_xlabel("round", color=TEXT)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -74,9 +74,9 @@ def painted(title: str, history: Sequence[dict[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def _line(axes: Any, points: Sequence[tuple[int, float | None]], label: str, colour: str) -> None:
+def _line(axes: Any, points: Sequence[tuple[int, float | None]], label: str, colour: str, dot: float) -> None:
     measured = [(after, value) for after, value in points if value is not None]
     if measured:
         rounds, values = zip(*measured, strict=True)
         label = f"{label}: {values[-1]:.3f}"
-        axes.plot(rounds, values, color=colour, label=label, marker="o", markersize=4, linewidth=1.8)
+        axes.plot(rounds, values, color=colour, label=label, marker="o", markersize=dot, linewidth=dot / 2)

@@ -30,7 +30,7 @@ def test_the_chart_shows_both_lines_in_both_halves() -> None:
     pixels = picture(painted("digits · fedavg · run 7", ENTRIES))
     height, width = pixels.shape[:2]
     assert (width, height) == (1300, 520)
-    for colour in ((0x2F, 0x6F, 0x4F), (0xB8, 0x76, 0x3A)):
+    for colour in ((0x2F, 0x6F, 0x4F), (0xE2, 0xB0, 0x7E)):
         near = np.abs(pixels[:, :, :3] * 255 - colour).max(axis=2) < 12
         assert near[:, : width // 2].sum() > 300
         assert near[:, width // 2 :].sum() > 300
