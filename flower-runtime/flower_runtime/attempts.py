@@ -40,7 +40,7 @@ class Attempt:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd=self.run_dir,
+                cwd=str(self.run_dir),
                 env=self.environment(),
                 start_new_session=True,
             )

@@ -37,7 +37,7 @@ class ClientAppProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd=cwd,
+                cwd=str(cwd),
                 env=environment,
                 process_group=0,
             )

@@ -1,7 +1,6 @@
 """Supervision of a node's ClientApps: one process for each message, started, watched, killed, answered for."""
 
 import os
-import shutil
 import threading
 import traceback
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Literal
 from flower_runtime.activity import Activity
 from flower_runtime.clientapp_process import ClientAppProcess
 from flower_runtime.environment import child_environment
+from flower_runtime.folders import remove_old_folders
 from flower_runtime.handover import ClientAppTask, Handover
 from flower_runtime.wanted import WantedFile
 
@@ -142,7 +142,7 @@ class ClientApps:
             seconds=process.seconds,
         )
         print(f"[RUN {task.run_id}] ClientApp pid {process.pid} ended after {process.seconds:.1f} s: {how}", flush=True)
-        self._remove_old_folders()
+        remove_old_folders(self._settings.clientapps_dir, _FOLDERS_KEPT, {each.folder for each in self._live})
 
     def _subject(self) -> str:
         return f"ClientApp of {self._settings.node_name}" if self._settings.node_name else "ClientApp"
@@ -168,12 +168,3 @@ class ClientApps:
                         self._over.add(run_id)
                 except Exception as error:
                     print(f"[RUN {run_id}] SuperLink does not say whether it still runs: {error!r:.200}", flush=True)
-
-    def _remove_old_folders(self) -> None:
-        live = {process.folder for process in self._live}
-        folders = sorted(self._settings.clientapps_dir.glob("*/*"), key=lambda each: each.stat().st_mtime)
-        for folder in folders[:-_FOLDERS_KEPT]:
-            if folder not in live:
-                shutil.rmtree(folder)
-                if not any(folder.parent.iterdir()):
-                    folder.parent.rmdir()

@@ -22,14 +22,23 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from flower_runtime.handover import Handover
 
 with warnings.catch_warnings():  # Flower's command line library warns on import
     warnings.simplefilter("ignore", DeprecationWarning)
+    from flwr.app import ConfigRecord, Message, RecordDict
     from flwr.cli.build import build_fab_from_disk
     from flwr.common.serde import user_config_to_proto
     from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest, StopRunRequest
     from flwr.proto.fab_pb2 import Fab
+    from flwr.supercore import heartbeat
     from flwr.supercore.control import ControlHttpClient
+    from flwr.supercore.inflatable.inflatable_object import get_object_tree
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supercore.retry import http_retry
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 T = TypeVar("T")
 
@@ -197,6 +206,28 @@ class Node:
         return dict(json.loads((folder / "proc.json").read_text()))
 
 
+class NodeState:
+    """Flower's own node state with our handover built in, and no process and no network about it."""
+
+    RUN, NODE = 11, 22
+
+    def __init__(self) -> None:
+        self.handover = Handover()
+        self.handover.install()
+        self.state = InMemoryNodeState(ObjectStoreFactory().store())
+        self.state.set_node_id(self.NODE)
+
+    def arrive(self, text: str) -> Any:
+        """Do with a message what Flower's loop does: make its task, register its objects, store it."""
+        content = RecordDict({"config": ConfigRecord({"text": text})})
+        message = Message(content, dst_node_id=self.NODE, message_type="train")
+        message.metadata.__dict__["_message_id"] = message.object_id
+        self.state.create_task(task_type="flwr-clientapp", run_id=self.RUN, fab_hash="f" * 64)
+        self.state.object_store.preregister(self.RUN, get_object_tree(message))
+        self.state.store_message(message)
+        return message
+
+
 class Stack:
     """SuperLink, executor and nodes in one folder."""
 
@@ -332,6 +363,24 @@ class WaitFor(Protocol):
 def wait_for_fixture() -> WaitFor:
     """Give wait_for: tests cannot import from here."""
     return wait_for
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> NodeState:
+    """Give a handover that is built into Flower, and an empty node state. Flower is as before afterwards."""
+    for owner, name in [
+        (start_client_internal, "time"),
+        (start_client_internal, "pull_objects"),
+        (start_client_internal, "http_request_response"),
+        (fleet_http_connection, "HeartbeatSender"),
+        (http_retry, "MAX_RETRY_DELAY"),
+        (heartbeat, "exponential"),
+        (InMemoryNodeState, "store_message"),
+    ]:
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    for name, value in {"_run_id": NodeState.RUN, "_node_id": NodeState.NODE, "_task_id": 1}.items():
+        monkeypatch.setattr(TaskIdentity, name, value)
+    return NodeState()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from flower_runtime.activity import Activity
 from flower_runtime.environment import child_environment
+from flower_runtime.folders import remove_old_folders
 from flower_runtime.output import last_lines
 from flower_runtime.procfile import ProcessRecord, describe_end, start_mark, write_exit
 from flower_runtime.wanted import Wanted, WantedFile
@@ -118,3 +119,14 @@ def test_a_childs_environment_is_an_allow_list() -> None:
     assert {name for name in child if name in ours} == passed
     assert child["ESPALIER_RUN_DIR"] == "/r"
     assert child["FLWR_TELEMETRY_ENABLED"] == "0"
+
+
+def test_only_the_newest_folders_of_messages_are_kept(tmp_path: Path) -> None:
+    for age, name in enumerate(["2/new", "2/old", "1/older", "1/oldest"]):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "output.log").touch()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    remove_old_folders(tmp_path, 2, {tmp_path / "1/older"})
+    assert sorted(str(each.relative_to(tmp_path)) for each in tmp_path.glob("*/*")) == ["1/older", "2/new", "2/old"]
+    remove_old_folders(tmp_path, 2, set())
+    assert [each.name for each in tmp_path.iterdir()] == ["2"]

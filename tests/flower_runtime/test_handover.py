@@ -1,48 +1,16 @@
 """The meeting of Flower's loop and our supervision, on Flower's own node state, without processes."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flower_runtime.handover import ClientAppTask, Handover
 
-RUN, NODE = 11, 22
+if TYPE_CHECKING:
+    from tests.flower_runtime.conftest import NodeState
 
-
-@pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch) -> tuple[Handover, Any]:
-    """Give a handover that is built into Flower, and an empty node state. Flower is as before afterwards."""
-    from flwr.supercore import heartbeat
-    from flwr.supercore.object_store import ObjectStoreFactory
-    from flwr.supercore.retry import http_retry
-    from flwr.supercore.task_identity import TaskIdentity
-    from flwr.supernode import fleet_http_connection, start_client_internal
-    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
-
-    for owner, name in [
-        (start_client_internal, "time"),
-        (start_client_internal, "pull_objects"),
-        (start_client_internal, "http_request_response"),
-        (fleet_http_connection, "HeartbeatSender"),
-        (http_retry, "MAX_RETRY_DELAY"),
-        (heartbeat, "exponential"),
-        (InMemoryNodeState, "store_message"),
-    ]:
-        monkeypatch.setattr(owner, name, getattr(owner, name))
-    for name, value in {"_run_id": RUN, "_node_id": NODE, "_task_id": 1}.items():
-        monkeypatch.setattr(TaskIdentity, name, value)
-    handover = Handover()
-    handover.install()
-    state = InMemoryNodeState(ObjectStoreFactory().store())
-    state.set_node_id(NODE)
-    return handover, state
-
-
-def _message(text: str) -> Any:
-    from flwr.app import ConfigRecord, Message, RecordDict
-
-    message = Message(RecordDict({"config": ConfigRecord({"text": text})}), dst_node_id=NODE, message_type="train")
-    message.metadata.__dict__["_message_id"] = message.object_id
-    return message
+RUN = 11
 
 
 def _reply(message: Any) -> Any:
@@ -51,15 +19,6 @@ def _reply(message: Any) -> Any:
     reply = Message(RecordDict({"config": ConfigRecord({"text": "reply"})}), reply_to=message)
     reply.metadata.__dict__["_message_id"] = reply.object_id
     return reply
-
-
-def _arrive(state: Any, message: Any) -> None:
-    """Do with a message what Flower's loop does: make its task, register its objects, store it."""
-    from flwr.supercore.inflatable.inflatable_object import get_object_tree
-
-    state.create_task(task_type="flwr-clientapp", run_id=RUN, fab_hash="f" * 64)
-    state.object_store.preregister(RUN, get_object_tree(message))
-    state.store_message(message)
 
 
 def _upload(state: Any, reply: Any, *, whole: bool) -> None:
@@ -80,11 +39,10 @@ def _take(handover: Handover, state: Any) -> ClientAppTask:
     return task
 
 
-def test_a_stored_message_is_handed_out_once(node: tuple[Handover, Any]) -> None:
-    handover, state = node
+def test_a_stored_message_is_handed_out_once(node: NodeState) -> None:
+    handover = node.handover
     assert handover.acquire() is None
-    message = _message("work")
-    _arrive(state, message)
+    message = node.arrive("work")
     assert handover.message_stored.is_set()
     task = handover.acquire()
     assert task is not None
@@ -93,9 +51,9 @@ def test_a_stored_message_is_handed_out_once(node: tuple[Handover, Any]) -> None
     assert handover.acquire() is None
 
 
-def test_a_task_whose_message_is_not_stored_yet_waits(node: tuple[Handover, Any]) -> None:
-    handover, state = node
-    _arrive(state, _message("first"))
+def test_a_task_whose_message_is_not_stored_yet_waits(node: NodeState) -> None:
+    handover, state = node.handover, node.state
+    node.arrive("first")
     first = _take(handover, state)
     handover.finish(first, "exit code 3")
     state.create_task(task_type="flwr-clientapp", run_id=RUN, fab_hash="f" * 64)
@@ -103,10 +61,9 @@ def test_a_task_whose_message_is_not_stored_yet_waits(node: tuple[Handover, Any]
 
 
 @pytest.mark.parametrize("pulled", [True, False])
-def test_a_dead_clientapp_is_answered_for_whether_it_took_its_message_or_not(node: tuple[Handover, Any], pulled: bool) -> None:
-    handover, state = node
-    message = _message("work")
-    _arrive(state, message)
+def test_a_dead_clientapp_is_answered_for_whether_it_took_its_message_or_not(node: NodeState, pulled: bool) -> None:
+    handover, state = node.handover, node.state
+    message = node.arrive("work")
     task = _take(handover, state) if pulled else handover.acquire()
     assert task is not None
     handover.finish(task, "killed by signal 9 (SIGKILL)")
@@ -115,10 +72,9 @@ def test_a_dead_clientapp_is_answered_for_whether_it_took_its_message_or_not(nod
     assert (reply.error.code, reply.error.reason) == (8, "killed by signal 9 (SIGKILL)")
 
 
-def test_a_reply_that_is_half_uploaded_becomes_an_error(node: tuple[Handover, Any]) -> None:
-    handover, state = node
-    message = _message("work")
-    _arrive(state, message)
+def test_a_reply_that_is_half_uploaded_becomes_an_error(node: NodeState) -> None:
+    handover, state = node.handover, node.state
+    message = node.arrive("work")
     task = _take(handover, state)
     half = _reply(message)
     _upload(state, half, whole=False)
@@ -129,10 +85,9 @@ def test_a_reply_that_is_half_uploaded_becomes_an_error(node: tuple[Handover, An
     assert half.metadata.message_id not in state.object_store
 
 
-def test_the_loop_does_not_wait_for_the_rest_of_a_reply_that_it_has_taken(node: tuple[Handover, Any]) -> None:
-    handover, state = node
-    message = _message("work")
-    _arrive(state, message)
+def test_the_loop_does_not_wait_for_the_rest_of_a_reply_that_it_has_taken(node: NodeState) -> None:
+    handover, state = node.handover, node.state
+    message = node.arrive("work")
     task = _take(handover, state)
     half = _reply(message)
     _upload(state, half, whole=False)
@@ -143,15 +98,14 @@ def test_the_loop_does_not_wait_for_the_rest_of_a_reply_that_it_has_taken(node: 
     assert state.get_messages_legacy(is_reply=True) == []
 
 
-def test_a_clientapp_that_ends_late_leaves_the_next_message_alone(node: tuple[Handover, Any]) -> None:
-    handover, state = node
-    first, second = _message("first"), _message("second")
-    _arrive(state, first)
+def test_a_clientapp_that_ends_late_leaves_the_next_message_alone(node: NodeState) -> None:
+    handover, state = node.handover, node.state
+    first = node.arrive("first")
     slow = _take(handover, state)
     _upload(state, _reply(first), whole=True)
     assert handover.has_reply(slow)
     state.get_messages_legacy(is_reply=True)
-    _arrive(state, second)
+    second = node.arrive("second")
     next_task = handover.acquire()
     assert next_task is not None
     handover.finish(slow, "exit code 0")
@@ -160,12 +114,20 @@ def test_a_clientapp_that_ends_late_leaves_the_next_message_alone(node: tuple[Ha
     assert waiting.metadata.message_id == next_task.message_id == second.metadata.message_id
 
 
-def test_a_finished_task_is_not_taken_for_crashed_later(node: tuple[Handover, Any]) -> None:
-    handover, state = node
-    message = _message("work")
-    _arrive(state, message)
+def test_a_finished_task_is_not_taken_for_crashed_later(node: NodeState) -> None:
+    handover, state = node.handover, node.state
+    message = node.arrive("work")
     task = _take(handover, state)
     _upload(state, _reply(message), whole=True)
     handover.finish(task, "killed by signal 9 (SIGKILL)")
     assert state.get_tasks(task_ids=[task.task_id])[0].status.status == "finished"
     assert state.get_task_by_token(task.token) is None
+
+
+def test_a_task_is_kept_while_its_process_lives(node: NodeState) -> None:
+    node.arrive("work")
+    task = node.handover.acquire()
+    assert task is not None
+    before = node.state.task_token_store[task.task_id].active_until
+    node.handover.keep(task)
+    assert node.state.task_token_store[task.task_id].active_until > before

@@ -1,0 +1,15 @@
+"""How many folders of past messages a node keeps."""
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+
+def remove_old_folders(clientapps_dir: Path, keep: int, in_use: Collection[Path]) -> None:
+    """Remove `<flower run id>/<message id>` folders beyond the newest, and run folders that are empty then."""
+    folders = sorted(clientapps_dir.glob("*/*"), key=lambda each: each.stat().st_mtime_ns)
+    for folder in folders[: max(0, len(folders) - keep)]:
+        if folder not in in_use:
+            shutil.rmtree(folder)
+            if not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
