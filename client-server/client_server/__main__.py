@@ -8,12 +8,18 @@ from control_plane.settings import settings_or_exit
 
 from client_server.app import create_app
 from client_server.folder import SiteInUse
+from client_server.launch import Commands
+from client_server.patience import Patience
 from client_server.settings import Settings
 
 
 def main() -> None:
-    """Serve until TERM or INT; a wrong setting, a port or a site in use is one sentence and exit code 2."""
-    settings = settings_or_exit(Settings)
+    """Serve as the environment says."""
+    serve_site(settings_or_exit(Settings))
+
+
+def serve_site(settings: Settings, commands: Commands | None = None, patience: Patience | None = None) -> None:
+    """Serve until TERM or INT; a port or a site in use, or an invitation that cannot be read, is one sentence and exit code 2."""
     configure(settings.log_level)
     folder = settings.folder
     folder.prepare()
@@ -23,7 +29,7 @@ def main() -> None:
     except (SiteInUse, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
-    app = create_app(settings)
+    app = create_app(settings, commands=commands, patience=patience)
     with claim:
         serve(
             app,

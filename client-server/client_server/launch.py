@@ -35,6 +35,11 @@ class Target:
     key: Path | None
 
     @property
+    def host(self) -> str:
+        """The SuperLink's host."""
+        return split_address(self.superlink)[0]
+
+    @property
     def port(self) -> int:
         """The SuperLink's port."""
         return split_address(self.superlink)[1]

@@ -1,8 +1,7 @@
 """Is a SuperLink there, and is it the one this site trusts?"""
 
+import asyncio
 import ssl
-
-import httpx
 
 from client_server.errors import SuperLinkUnreachable
 from client_server.launch import Target
@@ -15,20 +14,14 @@ async def check_superlink(target: Target) -> None:
 
     Raises SuperLinkUnreachable, saying whether nothing listens, the certificate is not trusted, or something else answers.
     """
-    ca = target.root_certificates
-    scheme = "http" if ca is None else "https"
-    verify: ssl.SSLContext | bool = False if ca is None else ssl.create_default_context(cafile=str(ca))
-    url = f"{scheme}://{target.superlink}/health"
-    # A client of its own: with an idle connection left open a SuperLink takes over 30 s to end.
-    async with httpx.AsyncClient(verify=verify, timeout=TIMEOUT_S, trust_env=False) as client:
-        try:
-            response = await client.get(url)
-        except httpx.TransportError as error:
-            raise SuperLinkUnreachable(_sentence(target, error), superlink_address=target.superlink) from error
-    if not response.is_success:
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            status = await _health(target)
+    except (OSError, TimeoutError, EOFError) as error:
+        raise SuperLinkUnreachable(_sentence(target, error), superlink_address=target.superlink) from error
+    if not 200 <= status < 300:
         raise SuperLinkUnreachable(
-            f"What answers at {target.superlink} is no SuperLink: GET /health gave {response.status_code}.",
-            superlink_address=target.superlink,
+            f"What answers at {target.superlink} is no SuperLink: GET /health gave {status}.", superlink_address=target.superlink
         )
 
 
@@ -41,12 +34,32 @@ async def superlink_answers(target: Target) -> bool:
     return True
 
 
-def _sentence(target: Target, error: httpx.TransportError) -> str:
-    text = str(error) or type(error).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return f"The certificate of {target.superlink} is not of the CA in {target.root_certificates}: {text}"
-    if "SSL" in text or "record layer" in text.lower():
-        return f"{target.superlink} does not speak TLS: {text}"
-    if target.root_certificates is None and isinstance(error, httpx.RemoteProtocolError):
-        return f"{target.superlink} closed a connection without TLS; it may want TLS: {text}"
-    return f"Nothing answers at {target.superlink}: {text}"
+async def _health(target: Target) -> int:
+    """Give the status of GET /health.
+
+    Without httpx: that one leaves a connection open when it is cancelled during the handshake, as happens here, and a SuperLink
+    that somebody holds a connection to takes over 30 s to end.
+    """
+    ca = target.root_certificates
+    trust = None if ca is None else ssl.create_default_context(cafile=str(ca))
+    reader, writer = await asyncio.open_connection(target.host, target.port, ssl=trust)
+    try:
+        writer.write(f"GET /health HTTP/1.1\r\nHost: {target.superlink}\r\nConnection: close\r\n\r\n".encode())
+        version, status, _ = (await reader.readuntil(b"\n")).split(maxsplit=2)
+        return int(status) if version.startswith(b"HTTP/") else 0
+    except (ValueError, asyncio.LimitOverrunError):
+        return 0
+    finally:
+        writer.transport.abort()
+
+
+def _sentence(target: Target, error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"The certificate of {target.superlink} is not one of the CA in {target.root_certificates}: {error.verify_message}."
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"{target.superlink} does not speak TLS: {error}."
+    if isinstance(error, EOFError | ConnectionResetError):
+        return f"{target.superlink} closed the connection{' without TLS; it may want TLS' if target.key is None else ''}."
+    return f"Nothing answers at {target.superlink}: {str(error) or f'no answer within {TIMEOUT_S:g} s'}."

@@ -60,6 +60,10 @@ class Reporter:
         """How many lines of each kind gave way to the cap."""
         return self._spool.dropped
 
+    def waiting(self, limit: int) -> list[dict[str, Any]]:
+        """Give the oldest lines that the admin server has not applied yet."""
+        return self._spool.pending(limit)
+
     def report(self, kind: str, data: Mapping[str, Any], *, droppable: bool = False) -> int:
         """Spool a line and have it sent; droppable: may give way when the spool is full."""
         seq = self._spool.append(kind, dict(data), droppable)

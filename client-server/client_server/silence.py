@@ -23,14 +23,14 @@ async def until_silent(
     talked = clock()
     while clock() - talked < silence_s:
         await asyncio.sleep(look_every_s)
-        if has_connection(pid, superlink_port) or not await superlink_answers():
+        if is_connected(pid, superlink_port) or not await superlink_answers():
             talked = clock()
 
 
-def has_connection(pid: int, remote_port: int) -> bool:
-    """Say whether a process has a TCP connection, be it a half closed one, to this port of another."""
+def is_connected(pid: int, remote_port: int) -> bool:
+    """Say whether a process has a TCP connection, be it a half closed one, to this port; one that has ended is not silent."""
     try:
         connections = psutil.Process(pid).net_connections(kind="tcp")
     except psutil.NoSuchProcess:
-        return False
+        return True
     return any(connection.raddr and connection.raddr.port == remote_port for connection in connections)

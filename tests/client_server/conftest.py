@@ -11,14 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
-
 from client_server.app import create_app
 from client_server.launch import Commands
 from client_server.patience import Patience
 from client_server.settings import Settings
 from client_server.site import Site
 from control_plane.identity import ProcessRecord
+from starlette.types import Receive, Scope, Send
+
 from tests.client_server.stand_ins import AdminStandIn, Listener, appeared, make_certificate, superlink
 
 SUPERNODE = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supernode_stand_in.py")))
@@ -100,7 +100,9 @@ class SiteMaker:
         self.commands = Commands(SUPERNODE, ("/bin/sh", "-c", f'printf "%s\\n" "$*" >> {self.deactivations}', "deactivate"))
 
     def settings(self, **changes: Any) -> Settings:
-        return Settings(espalier_home=self.home, participant_node_id="site-a", participant_node_name="Site A", **changes)
+        # Validated, not constructed: so the environment of the tests is not read.
+        fixed = {"espalier_home": self.home, "participant_node_id": "site-a", "participant_node_name": "Site A"}
+        return Settings.model_validate(fixed | changes)
 
     def deactivated(self) -> list[str]:
         return self.deactivations.read_text().splitlines() if self.deactivations.exists() else []

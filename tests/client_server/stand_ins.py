@@ -29,7 +29,7 @@ class Listener:
 
     def __init__(self, app: Starlette, certificate: Path | None = None, key: Path | None = None) -> None:
         self._app = app
-        self._files = {} if certificate is None else {"ssl_certfile": certificate, "ssl_keyfile": key}
+        self._certificate, self._key = certificate, key
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -45,7 +45,8 @@ class Listener:
             lifespan="off",
             ws="none",
             timeout_graceful_shutdown=0,
-            **self._files,
+            ssl_certfile=self._certificate,
+            ssl_keyfile=self._key,
         )
         self._server = uvicorn.Server(config)
         self._serving = asyncio.create_task(self._server._serve())
@@ -57,6 +58,9 @@ class Listener:
         if self._server is not None and self._serving is not None:
             self._server.should_exit = self._server.force_exit = True
             await self._serving
+            while connections := self._server.server_state.connections:
+                next(iter(connections)).transport.abort()
+                await asyncio.sleep(0)
             self._server = None
 
 

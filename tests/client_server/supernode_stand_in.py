@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -31,6 +32,8 @@ def main() -> None:
     (state_dir / "started-with.json").write_text(json.dumps({"argv": sys.argv[1:], "environment": dict(os.environ)}))
     host, _, port = node.superlink.rpartition(":")
     connection = socket.create_connection((host, int(port)))
+    if not node.insecure:
+        connection = ssl.create_default_context(cafile=node.root_certificates).wrap_socket(connection, server_hostname=host)
     if (state_dir / "at-start").exists():
         do(state_dir, (state_dir / "at-start").read_text(), connection)
     print("SuperNode ID: 4711", flush=True)

@@ -1,12 +1,14 @@
 """The SuperNode under supervision: real processes, real signals, a stand-in for Flower."""
 
+import json
 import os
 import signal
 
 import pytest
+from control_plane.identity import ProcessRecord
 
 from tests.client_server.conftest import OpenSite, SiteMaker, eventually
-from tests.client_server.stand_ins import AdminStandIn
+from tests.client_server.stand_ins import AdminStandIn, Listener
 
 
 async def test_a_started_supernode_runs_and_its_session_is_reported(site: OpenSite, admin: AdminStandIn) -> None:
@@ -112,8 +114,6 @@ async def test_no_clientapp_outlives_its_supernode(site: OpenSite) -> None:
     site.tell_supernode("clientapp 1 m1")
     path = site.folder / "supernode" / "clientapps" / "1" / "m1" / "proc.json"
     await eventually(path.exists)
-    from control_plane.identity import ProcessRecord
-
     clientapp = ProcessRecord.read(path)
     assert clientapp is not None
     assert clientapp.is_alive()
@@ -122,14 +122,14 @@ async def test_no_clientapp_outlives_its_supernode(site: OpenSite) -> None:
     assert not clientapp.is_alive()
 
 
-async def test_a_supernode_waits_for_a_superlink_that_is_away(site: OpenSite, superlink_there: object) -> None:
+async def test_a_supernode_waits_for_a_superlink_that_is_away(site: OpenSite, superlink_there: Listener) -> None:
     await site.start()
     pid = site.record().pid
-    await superlink_there.disappear()  # type: ignore[attr-defined]
+    await superlink_there.disappear()
     os.kill(pid, signal.SIGKILL)
     await eventually(lambda: "Nothing answers" in (site.site.supernode.describe()["reason"] or ""))
     assert site.site.supernode.state == "starting"
-    await superlink_there.appear()  # type: ignore[attr-defined]
+    await superlink_there.appear()
     await site.running(not_pid=pid)
 
 
@@ -157,8 +157,6 @@ async def test_the_supernode_gets_no_key_and_its_threads_are_bounded(site: OpenS
     monkeypatch.setenv("SUPABASE_KEY", "secret")
     monkeypatch.setenv("INVITATION", "secret")
     await site.start()
-    import json
-
     started = json.loads((site.folder / "supernode" / "started-with.json").read_text())
     environment = started["environment"]
     assert not {"DATABASE_URL", "SUPABASE_KEY", "INVITATION"} & set(environment)
