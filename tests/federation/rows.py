@@ -7,6 +7,9 @@ from typing import Any
 
 from stack import Json, Stack
 
+ROUND = ("counted", "expected", "num_examples", "metrics", "server_metrics", "bytes_down", "bytes_up")
+UPDATE = ("status", "num_examples", "metrics", "bytes_down", "bytes_up", "cause")
+
 
 def assert_rows_equal_journal(stack: Stack, run_id: str) -> None:
     """The journal is the truth, the database its projection: nothing twice, nothing missing, nothing different."""
@@ -28,7 +31,7 @@ def assert_rows_equal_journal(stack: Stack, run_id: str) -> None:
     updates = stack.admin.items(f"/runs/{run_id}/updates")
     assert Counter((u["round"], u["flower_node_id"]) for u in updates) == Counter(list(last_update))
     for row in updates:
-        _equal(row, last_update[row["round"], row["flower_node_id"]], ("status", "num_examples", "metrics", "bytes_up", "cause"))
+        _equal(row, last_update[row["round"], row["flower_node_id"]], UPDATE)
 
     artifacts = stack.admin.items(f"/runs/{run_id}/artifacts")
     assert sorted(a["sha256"] for a in artifacts) == sorted(a["sha256"] for a in journal if a["kind"] == "artifact")

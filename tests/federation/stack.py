@@ -192,7 +192,7 @@ class Stack:
 
     def wait_online(self, count: int, timeout_s: float = 60) -> None:
         def online() -> bool:
-            return sum(n["status"] == "online" for n in self.nodes().values()) >= count
+            return [n["status"] for n in self.nodes().values()].count("online") >= count
 
         wait_for(f"{count} nodes online", online, timeout_s)
 

@@ -86,7 +86,7 @@ def test_a_second_rest_run_is_refused_while_one_is_active(stack: Stack) -> None:
 def test_a_run_from_a_shell_is_recorded_like_any_other(stack: Stack, apps: Path) -> None:
     env = {**os.environ, "FLWR_HOME": str(stack.home / "flwr"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     flwr = Path(sys.executable).parent / "flwr"
-    command = [flwr, "run", apps / "trouble", "espalier", "--format", "json", "--run-config", "num-rounds=1"]
+    command = [str(flwr), "run", str(apps / "trouble"), "espalier", "--format", "json", "--run-config", "num-rounds=1"]
     said = json.loads(subprocess.run(command, env=env, capture_output=True, check=True, text=True).stdout)
     assert said["success"], said
     run = stack.wait_end(said["run-id"], 60)

@@ -40,6 +40,9 @@ def test_no_secret_stands_in_an_argument_a_log_or_a_row(stack: Stack) -> None:
         assert secret not in logs
 
 
+SECRET_FILES = ("admin.token", "tls/*.key", "superlink/*.secret", "sites/*/*.token", "sites/*/node.key", "postgres/password*")
+
+
 def test_secret_files_are_for_their_owner_alone(stack: Stack) -> None:
     for pattern in (
         "admin.token",

@@ -19,7 +19,8 @@ def client_apps(stack: Stack) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("how", ["busy", "sleep"])
 def test_stop_ends_the_training_loop_on_every_node(stack: Stack, how: str) -> None:
     run_id = stack.start_run("trouble", trouble=how, num_rounds=1, min_available=2)
-    running = wait_for("two ClientApps at work", lambda: (apps := client_apps(stack)) and len(apps) == 2 and apps, 40)
+    wait_for("two ClientApps at work", lambda: len(client_apps(stack)) == 2, 40)
+    running = client_apps(stack)
     stack.admin.post("/runs/stop")
     assert stack.wait_end(run_id, 15)["status"] == "stopped"
     wait_for("no ClientApp left", lambda: not any(is_alive(app["pid"]) for app in running), 10)
