@@ -538,35 +538,57 @@ language sql immutable set search_path = '' as $$
   select left(p_sqlstate, 2) in ('22', '23', 'ES', 'P0')
 $$;
 
+-- Functions that run once a record are in plpgsql: it keeps their plans, language sql plans at each call (before Postgres 18).
+
 create function espalier.lock_project(p_project_id uuid) returns void
-language sql set search_path = '' as $$
-  -- Writers of events go one after the other, so that event keys grow in the order of commit and readers by key miss none.
-  select pg_advisory_xact_lock(hashtextextended('espalier:' || p_project_id::text, 0))
+language plpgsql set search_path = '' as $$
+-- Writers of events go one after the other, so that event keys grow in the order of commit and readers by key miss none.
+begin
+  perform pg_advisory_xact_lock(hashtextextended('espalier:' || p_project_id::text, 0));
+end
 $$;
 
 create function espalier.last_event(p_project_id uuid) returns bigint
-language sql stable set search_path = '' as $$
-  select coalesce(max(key), 0) from public.events where project_id = p_project_id
+language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce((select max(key) from public.events where project_id = p_project_id), 0);
+end
 $$;
 
 create function espalier.events_since(p_project_id uuid, p_key bigint) returns jsonb
-language sql stable set search_path = '' as $$
-  select coalesce(jsonb_agg(to_jsonb(e) order by e.key), '[]') from public.event_list e where e.project_id = p_project_id and e.key > p_key
+language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce(
+    (select jsonb_agg(to_jsonb(e) order by e.key) from public.event_list e where e.project_id = p_project_id and e.key > p_key), '[]');
+end
 $$;
 
 create function espalier.emit(
   p_project_id uuid, p_name text, p_run_id uuid default null, p_node_id uuid default null, p_round integer default null,
   p_data jsonb default '{}', p_at timestamptz default now(), p_journal_seq bigint default null, p_dedupe_key text default null
 ) returns void
-language sql set search_path = '' as $$
+language plpgsql set search_path = '' as $$
+begin
   insert into public.events (project_id, name, run_id, node_id, round, data, at, journal_seq, dedupe_key)
   values (p_project_id, p_name, p_run_id, p_node_id, p_round, p_data, p_at, p_journal_seq, p_dedupe_key)
-  on conflict (project_id, dedupe_key) where dedupe_key is not null do nothing
+  on conflict (project_id, dedupe_key) where dedupe_key is not null do nothing;
+end
 $$;
 
 create function espalier.as_time(p_value text) returns timestamptz
 language plpgsql stable set search_path = '' as $$
 -- A time that somebody else wrote, null if it is none; without an offset it is UTC.
+begin
+  -- What can be cast without a doubt needs no exception block, which is a subtransaction (10 microseconds).
+  if p_value ~ '^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-](0\d|1[0-2]):[0-5]\d)$' then
+    return p_value::timestamptz;
+  end if;
+  return espalier.as_odd_time(p_value);
+end
+$$;
+
+create function espalier.as_odd_time(p_value text) returns timestamptz
+language plpgsql stable set search_path = '' as $$
 begin
   if p_value !~ '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d' then
     return null;
@@ -963,10 +985,17 @@ language sql set search_path = '' as $$
 $$;
 
 create function espalier.node_of(p_project_id uuid, p_flower_node_id text) returns uuid
-language sql stable set search_path = '' as $$
-  -- A removed node's Flower id is found only where no node of today has it.
-  select id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id
-  order by (status = 'removed'), key desc limit 1
+language plpgsql stable set search_path = '' as $$
+-- A removed node's Flower id is found only where no node of today has it.
+declare
+  v_id uuid;
+begin
+  select id into v_id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id and status <> 'removed';
+  if not found then
+    select id into v_id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id order by key desc limit 1;
+  end if;
+  return v_id;
+end
 $$;
 
 create function espalier.put_cause(p_run public.federated_runs, p_cause jsonb) returns void
@@ -1160,12 +1189,14 @@ $$;
 create function espalier.put_metrics(
   p_run public.federated_runs, p_round integer, p_scope text, p_node_id uuid, p_flower_node_id text, p_metrics jsonb, p_at timestamptz
 ) returns void
-language sql set search_path = '' as $$
-  -- A value that is no number fails its cast, and with it the record.
+language plpgsql set search_path = '' as $$
+-- A value that is no number fails its cast, and with it the record.
+begin
   insert into public.metrics (run_id, round, scope, node_id, flower_node_id, name, value, at)
   select p_run.id, p_round, p_scope, p_node_id, p_flower_node_id, m.key, m.value::double precision, p_at
   from jsonb_each(p_metrics) as m
-  on conflict (run_id, round, scope, flower_node_id, name) do update set value = excluded.value, at = excluded.at
+  on conflict (run_id, round, scope, flower_node_id, name) do update set value = excluded.value, at = excluded.at;
+end
 $$;
 
 create function espalier.apply_run_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
@@ -1185,19 +1216,22 @@ language plpgsql set search_path = '' as $$
 declare
   v_round integer := (r ->> 'round')::integer;
   v_nodes jsonb := espalier.as_array(r -> 'nodes');
+  v_tries integer;
 begin
   insert into public.rounds as o (run_id, round, attempt, nodes, needed, expected, opened_at)
   values (p_run.id, v_round, r ->> 'attempt', v_nodes, (r ->> 'needed')::integer, jsonb_array_length(v_nodes), p_at)
   on conflict (run_id, round) do update
     set status = 'open', attempt = excluded.attempt, nodes = excluded.nodes, needed = excluded.needed, expected = excluded.expected,
         opened_at = excluded.opened_at, closed_at = null, tries = o.tries + 1
-    where o.status <> 'closed';
+    where o.status <> 'closed'
+  returning tries into v_tries;
   if not found then
     perform espalier.refuse('ES006', format('Round %s is closed.', v_round));
+  elsif v_tries > 1 then
+    -- What the try before this one left: nodes that are not asked again will not answer, and its numbers do not count.
+    delete from public.metrics where run_id = p_run.id and round = v_round;
+    update public.node_updates set status = 'lost' where run_id = p_run.id and round = v_round and status = 'sent';
   end if;
-  -- What a try before this one left: nodes that are not asked again will not answer; their numbers do not count.
-  delete from public.metrics where run_id = p_run.id and round = v_round;
-  update public.node_updates set status = 'lost' where run_id = p_run.id and round = v_round and status = 'sent';
   insert into public.node_updates as u (run_id, round, node_id, flower_node_id, attempt, at)
   select p_run.id, v_round, espalier.node_of(p_run.project_id, n.id), n.id, r ->> 'attempt', p_at
   from jsonb_array_elements_text(v_nodes) as n (id)
@@ -1220,8 +1254,10 @@ begin
   if r ->> 'status' = 'sent' then
     perform espalier.refuse('ES006', 'An update record says what became of the message.');
   end if;
-  insert into public.rounds (run_id, round, attempt, opened_at) values (p_run.id, v_round, r ->> 'attempt', p_at)
-  on conflict (run_id, round) do nothing;
+  perform 1 from public.rounds where run_id = p_run.id and round = v_round;
+  if not found then
+    insert into public.rounds (run_id, round, attempt, opened_at) values (p_run.id, v_round, r ->> 'attempt', p_at);
+  end if;
   insert into public.node_updates as u (
     run_id, round, node_id, flower_node_id, kind, wave, status, attempt, message_id, counted_in_round, num_examples,
     metrics, bytes_down, bytes_up, timings, facts, cause, at)
@@ -1445,13 +1481,16 @@ $$;
 -- Log lines: tails of files on the coordinator, and what sites forward.
 
 create function espalier.log_line(p_line jsonb, out o_at timestamptz, out o_level text, out o_text text)
-language sql stable set search_path = '' as $$
-  -- Read a line as leniently as a log has to be read: no time is now, an unknown level is info, 16,384 characters are enough.
-  select coalesce(espalier.as_time(p_line ->> 'at'), now()),
-    case lower(p_line ->> 'level')
-      when 'debug' then 'debug' when 'warning' then 'warning' when 'warn' then 'warning' when 'error' then 'error'
-      when 'critical' then 'critical' when 'fatal' then 'critical' else 'info' end,
-    left(coalesce(p_line ->> 'text', p_line #>> '{}', ''), 16384)
+language plpgsql stable set search_path = '' as $$
+-- Read a line as leniently as a log has to be read: no time is now, an unknown level is info, 16,384 characters are enough.
+begin
+  o_at := coalesce(espalier.as_time(p_line ->> 'at'), now());
+  o_level := lower(p_line ->> 'level');
+  if o_level is null or o_level not in ('debug', 'info', 'warning', 'error', 'critical') then
+    o_level := case o_level when 'warn' then 'warning' when 'fatal' then 'critical' else 'info' end;
+  end if;
+  o_text := left(coalesce(p_line ->> 'text', p_line #>> '{}', ''), 16384);
+end
 $$;
 
 create function espalier.add_log_lines(

@@ -46,35 +46,57 @@ language sql immutable set search_path = '' as $$
   select left(p_sqlstate, 2) in ('22', '23', 'ES', 'P0')
 $$;
 
+-- Functions that run once a record are in plpgsql: it keeps their plans, language sql plans at each call (before Postgres 18).
+
 create function espalier.lock_project(p_project_id uuid) returns void
-language sql set search_path = '' as $$
-  -- Writers of events go one after the other, so that event keys grow in the order of commit and readers by key miss none.
-  select pg_advisory_xact_lock(hashtextextended('espalier:' || p_project_id::text, 0))
+language plpgsql set search_path = '' as $$
+-- Writers of events go one after the other, so that event keys grow in the order of commit and readers by key miss none.
+begin
+  perform pg_advisory_xact_lock(hashtextextended('espalier:' || p_project_id::text, 0));
+end
 $$;
 
 create function espalier.last_event(p_project_id uuid) returns bigint
-language sql stable set search_path = '' as $$
-  select coalesce(max(key), 0) from public.events where project_id = p_project_id
+language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce((select max(key) from public.events where project_id = p_project_id), 0);
+end
 $$;
 
 create function espalier.events_since(p_project_id uuid, p_key bigint) returns jsonb
-language sql stable set search_path = '' as $$
-  select coalesce(jsonb_agg(to_jsonb(e) order by e.key), '[]') from public.event_list e where e.project_id = p_project_id and e.key > p_key
+language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce(
+    (select jsonb_agg(to_jsonb(e) order by e.key) from public.event_list e where e.project_id = p_project_id and e.key > p_key), '[]');
+end
 $$;
 
 create function espalier.emit(
   p_project_id uuid, p_name text, p_run_id uuid default null, p_node_id uuid default null, p_round integer default null,
   p_data jsonb default '{}', p_at timestamptz default now(), p_journal_seq bigint default null, p_dedupe_key text default null
 ) returns void
-language sql set search_path = '' as $$
+language plpgsql set search_path = '' as $$
+begin
   insert into public.events (project_id, name, run_id, node_id, round, data, at, journal_seq, dedupe_key)
   values (p_project_id, p_name, p_run_id, p_node_id, p_round, p_data, p_at, p_journal_seq, p_dedupe_key)
-  on conflict (project_id, dedupe_key) where dedupe_key is not null do nothing
+  on conflict (project_id, dedupe_key) where dedupe_key is not null do nothing;
+end
 $$;
 
 create function espalier.as_time(p_value text) returns timestamptz
 language plpgsql stable set search_path = '' as $$
 -- A time that somebody else wrote, null if it is none; without an offset it is UTC.
+begin
+  -- What can be cast without a doubt needs no exception block, which is a subtransaction (10 microseconds).
+  if p_value ~ '^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-](0\d|1[0-2]):[0-5]\d)$' then
+    return p_value::timestamptz;
+  end if;
+  return espalier.as_odd_time(p_value);
+end
+$$;
+
+create function espalier.as_odd_time(p_value text) returns timestamptz
+language plpgsql stable set search_path = '' as $$
 begin
   if p_value !~ '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d' then
     return null;

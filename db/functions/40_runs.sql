@@ -56,10 +56,17 @@ language sql set search_path = '' as $$
 $$;
 
 create function espalier.node_of(p_project_id uuid, p_flower_node_id text) returns uuid
-language sql stable set search_path = '' as $$
-  -- A removed node's Flower id is found only where no node of today has it.
-  select id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id
-  order by (status = 'removed'), key desc limit 1
+language plpgsql stable set search_path = '' as $$
+-- A removed node's Flower id is found only where no node of today has it.
+declare
+  v_id uuid;
+begin
+  select id into v_id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id and status <> 'removed';
+  if not found then
+    select id into v_id from public.nodes where project_id = p_project_id and flower_node_id = p_flower_node_id order by key desc limit 1;
+  end if;
+  return v_id;
+end
 $$;
 
 create function espalier.put_cause(p_run public.federated_runs, p_cause jsonb) returns void

@@ -3,12 +3,14 @@
 create function espalier.put_metrics(
   p_run public.federated_runs, p_round integer, p_scope text, p_node_id uuid, p_flower_node_id text, p_metrics jsonb, p_at timestamptz
 ) returns void
-language sql set search_path = '' as $$
-  -- A value that is no number fails its cast, and with it the record.
+language plpgsql set search_path = '' as $$
+-- A value that is no number fails its cast, and with it the record.
+begin
   insert into public.metrics (run_id, round, scope, node_id, flower_node_id, name, value, at)
   select p_run.id, p_round, p_scope, p_node_id, p_flower_node_id, m.key, m.value::double precision, p_at
   from jsonb_each(p_metrics) as m
-  on conflict (run_id, round, scope, flower_node_id, name) do update set value = excluded.value, at = excluded.at
+  on conflict (run_id, round, scope, flower_node_id, name) do update set value = excluded.value, at = excluded.at;
+end
 $$;
 
 create function espalier.apply_run_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
@@ -28,19 +30,22 @@ language plpgsql set search_path = '' as $$
 declare
   v_round integer := (r ->> 'round')::integer;
   v_nodes jsonb := espalier.as_array(r -> 'nodes');
+  v_tries integer;
 begin
   insert into public.rounds as o (run_id, round, attempt, nodes, needed, expected, opened_at)
   values (p_run.id, v_round, r ->> 'attempt', v_nodes, (r ->> 'needed')::integer, jsonb_array_length(v_nodes), p_at)
   on conflict (run_id, round) do update
     set status = 'open', attempt = excluded.attempt, nodes = excluded.nodes, needed = excluded.needed, expected = excluded.expected,
         opened_at = excluded.opened_at, closed_at = null, tries = o.tries + 1
-    where o.status <> 'closed';
+    where o.status <> 'closed'
+  returning tries into v_tries;
   if not found then
     perform espalier.refuse('ES006', format('Round %s is closed.', v_round));
+  elsif v_tries > 1 then
+    -- What the try before this one left: nodes that are not asked again will not answer, and its numbers do not count.
+    delete from public.metrics where run_id = p_run.id and round = v_round;
+    update public.node_updates set status = 'lost' where run_id = p_run.id and round = v_round and status = 'sent';
   end if;
-  -- What a try before this one left: nodes that are not asked again will not answer; their numbers do not count.
-  delete from public.metrics where run_id = p_run.id and round = v_round;
-  update public.node_updates set status = 'lost' where run_id = p_run.id and round = v_round and status = 'sent';
   insert into public.node_updates as u (run_id, round, node_id, flower_node_id, attempt, at)
   select p_run.id, v_round, espalier.node_of(p_run.project_id, n.id), n.id, r ->> 'attempt', p_at
   from jsonb_array_elements_text(v_nodes) as n (id)
@@ -63,8 +68,10 @@ begin
   if r ->> 'status' = 'sent' then
     perform espalier.refuse('ES006', 'An update record says what became of the message.');
   end if;
-  insert into public.rounds (run_id, round, attempt, opened_at) values (p_run.id, v_round, r ->> 'attempt', p_at)
-  on conflict (run_id, round) do nothing;
+  perform 1 from public.rounds where run_id = p_run.id and round = v_round;
+  if not found then
+    insert into public.rounds (run_id, round, attempt, opened_at) values (p_run.id, v_round, r ->> 'attempt', p_at);
+  end if;
   insert into public.node_updates as u (
     run_id, round, node_id, flower_node_id, kind, wave, status, attempt, message_id, counted_in_round, num_examples,
     metrics, bytes_down, bytes_up, timings, facts, cause, at)

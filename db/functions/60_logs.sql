@@ -1,13 +1,16 @@
 -- Log lines: tails of files on the coordinator, and what sites forward.
 
 create function espalier.log_line(p_line jsonb, out o_at timestamptz, out o_level text, out o_text text)
-language sql stable set search_path = '' as $$
-  -- Read a line as leniently as a log has to be read: no time is now, an unknown level is info, 16,384 characters are enough.
-  select coalesce(espalier.as_time(p_line ->> 'at'), now()),
-    case lower(p_line ->> 'level')
-      when 'debug' then 'debug' when 'warning' then 'warning' when 'warn' then 'warning' when 'error' then 'error'
-      when 'critical' then 'critical' when 'fatal' then 'critical' else 'info' end,
-    left(coalesce(p_line ->> 'text', p_line #>> '{}', ''), 16384)
+language plpgsql stable set search_path = '' as $$
+-- Read a line as leniently as a log has to be read: no time is now, an unknown level is info, 16,384 characters are enough.
+begin
+  o_at := coalesce(espalier.as_time(p_line ->> 'at'), now());
+  o_level := lower(p_line ->> 'level');
+  if o_level is null or o_level not in ('debug', 'info', 'warning', 'error', 'critical') then
+    o_level := case o_level when 'warn' then 'warning' when 'fatal' then 'critical' else 'info' end;
+  end if;
+  o_text := left(coalesce(p_line ->> 'text', p_line #>> '{}', ''), 16384);
+end
 $$;
 
 create function espalier.add_log_lines(

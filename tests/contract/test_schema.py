@@ -30,7 +30,7 @@ def schema_url(postgres_server: str) -> Iterator[str]:
 def dump(url: str) -> list[str]:
     """Dump a schema, without the history of migrations and without what pg_dump makes up anew each time."""
     facts = conninfo_to_dict(url)
-    target = make_conninfo(**{name: value for name, value in facts.items() if name != "password"})
+    target = make_conninfo(**{name: str(value) for name, value in facts.items() if name != "password"})
     done = subprocess.run(
         [binaries() / "pg_dump", "--schema-only", "--exclude-schema=supabase_migrations", target],
         capture_output=True,
