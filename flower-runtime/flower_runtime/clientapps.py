@@ -18,7 +18,7 @@ ForwardLogs = Literal["none", "errors", "all"]
 
 RESTART_ME = 75  # the exit code by which a node says that it ended without being told to
 _TICK_S = 0.1
-_WANTED_EVERY_S = 0.25
+_WANTED_EVERY_S = 0.2
 _RUN_STATUS_EVERY_S = 1.0
 _KEEP_EVERY_S = 5.0  # a task whose process says nothing for 30 s while starting, 60 s while running, is lost to Flower
 _FOLDERS_KEPT = 200
