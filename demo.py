@@ -235,7 +235,7 @@ def report(admin: Rest, run: dict[str, Any]) -> None:
         found = sorted(folder.glob(pattern))
         if not found:
             raise Trouble(f"the run wrote no {pattern} in {folder}.")
-        out.print(f"  {name:<8} {found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else ""))
+        out.print(f"  {name:<8} {folder / pattern}" + (f"  ({len(found)} files)" if "*" in pattern else ""))
 
 
 def keep_up(stack: Stack) -> None:
