@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 ACTIVE = ["pending", "starting", "running", "paused", "stopping"]
 STEP_S = 0.25
 DISCOVER_S = 1.0
+IDLE_S = 2.0  # while nothing runs: a list costs the SuperLink some 20 ms
 ENDED_LOOKED_AT = 20  # ended runs whose last lines may have come while this server was away
 
 
@@ -32,6 +34,7 @@ class Watches:
         self._finished: set[str] = set()
         self._starting: Counter[str] = Counter()
         self._has_listed_all = False
+        self._listed_at = 0.0
         self._doubtful: list[str] = []
 
     async def begin(self) -> None:
@@ -97,6 +100,9 @@ class Watches:
     async def _discover(self) -> None:
         """Look at Flower's runs, newest first, until a page has nothing new; all pages at the first time."""
         flower = self._around.flower()
+        if not self._by_flower_id and time.monotonic() - self._listed_at < IDLE_S:
+            return
+        self._listed_at = time.monotonic()
         seen: set[str] = set()
         doubtful = list(self._doubtful)
         skip = 0
