@@ -60,6 +60,7 @@ class Site:
         """Live: adopt or start what is wanted, report, beat; at the end stop the SuperNode and send what can be sent."""
         await self.coordinator.connect()
         await self.inventory.look()
+        await self._supervision.find_again()
         tasks = [asyncio.create_task(self._for_ever(name, work), name=name) for name, work in self._work().items()]
         invitation = self.settings.read_invitation()
         if invitation and self.enrolment.state != "enrolled":

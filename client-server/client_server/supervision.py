@@ -110,10 +110,18 @@ class Supervision:
         if self._is_running:
             await self._idle.wait()
 
+    async def find_again(self) -> None:
+        """Adopt the process of our last life at once, if it was ready then; run() sees to all else."""
+        last = self._sessions.last
+        if last is not None and last.status in ("running", "stopping") and await self.process.adopt():
+            self._target = self._known_target()
+            # The same words again are harmless to the coordinator; from stopping there is no way back to running.
+            self._sessions.move(last.status, pid=self.process.pid)
+
     async def run(self) -> None:
         """Follow the plan for ever."""
         self._is_running = True
-        alive = await self._adopt()
+        alive = self.process.is_alive or await self._adopt()
         while True:
             if not alive:
                 await self._until_wanted()

@@ -71,13 +71,14 @@ class OpenSite:
         assert response.status_code == 202, response.text
         await self.running()
 
-    async def running(self, *, not_pid: int | None = None) -> int:
+    async def running(self, *, not_pid: int | None = None, within_s: float = 10) -> int:
         """Wait until it runs and the coordinator could know; gives its pid."""
-        last = self.site.supernode
-        described = await eventually(
-            lambda: (d := last.describe())["state"] == "running" and d["pid"] not in (None, not_pid) and d["started_at"] and d
-        )
-        return int(described["pid"])
+
+        def described() -> Any:
+            now = self.site.supernode.describe()
+            return now["pid"] if now["state"] == "running" and now["pid"] != not_pid else None
+
+        return int(await eventually(described, within_s))
 
     def tell_supernode(self, *words: str) -> None:
         part = self.folder / "supernode" / "do.part"
@@ -96,6 +97,7 @@ class SiteMaker:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.folder = home / "sites" / "site-a"
+        self.patience = QUICK
         self.deactivations = home / "deactivations"
         self.commands = Commands(SUPERNODE, ("/bin/sh", "-c", f'printf "%s\\n" "$*" >> {self.deactivations}', "deactivate"))
 
@@ -109,7 +111,7 @@ class SiteMaker:
 
     @contextlib.asynccontextmanager
     async def open(self, **changes: Any) -> AsyncIterator[OpenSite]:
-        app = create_app(self.settings(**changes), commands=self.commands, patience=QUICK)
+        app = create_app(self.settings(**changes), commands=self.commands, patience=self.patience)
         async with app.router.lifespan_context(app) as state:
             assert state is not None
             site: Site = state["site"]
