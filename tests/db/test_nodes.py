@@ -52,12 +52,22 @@ async def test_an_unknown_and_an_expired_invitation_are_refused_with_the_reason(
         assert refused.value.reason == reason
 
 
-async def test_of_eight_that_redeem_one_invitation_at_once_one_becomes_a_node(store: Store, project: Row) -> None:
+async def test_of_eight_that_redeem_one_invitation_at_once_one_becomes_a_node(
+    store: Store, project: Row, database_url: str
+) -> None:
     await store.create_invitation(project["id"], sha("s"), None, 60)
-    answers = await asyncio.gather(
-        *(store.redeem_invitation(sha("s"), f"site-{n}", "Site", "key", sha(f"token {n}")) for n in range(8)),
-        return_exceptions=True,
-    )
+    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    with psycopg.connect(database_url) as writer, psycopg.connect(database_url, autocommit=True) as observer:
+        writer.execute("select espalier.lock_project(%s)", [project["id"]])
+        redeemers = [
+            asyncio.create_task(store.redeem_invitation(sha("s"), f"site-{n}", "Site", "key", sha(f"token {n}")))
+            for n in range(8)
+        ]
+        async with asyncio.timeout(30):
+            while observer.execute(waiting).fetchone() != (8,):  # noqa: ASYNC110 - until all are in the middle of it
+                await asyncio.sleep(0.01)
+        writer.rollback()
+        answers = await asyncio.gather(*redeemers, return_exceptions=True)
     assert sum(isinstance(answer, dict) for answer in answers) == 1
     assert {answer.reason for answer in answers if isinstance(answer, InvitationRefused)} == {"used"}
     assert len(await store.rows("node_list", {"role": "participant"})) == 1

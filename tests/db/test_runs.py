@@ -252,3 +252,22 @@ async def test_runs_are_listed_newest_first_page_by_page(store: Store, project: 
         listed += [row["id"] for row in page]
         after = page[-1]["key"]
     assert listed == begun[::-1]
+
+
+async def test_a_reader_by_key_misses_no_event_of_eight_writers(store: Store, project: Row) -> None:
+    async def write() -> None:
+        for _ in range(10):
+            run = await begin(store, project, "shell")
+            await store.move_run(run["id"], "failed")
+
+    async def follow() -> list[int]:
+        seen: list[int] = []
+        while len(seen) < 160:
+            seen += [row["key"] for row in await store.rows("event_list", None, seen[-1] if seen else 0, 1000)]
+        return seen
+
+    async with asyncio.timeout(60):
+        following = asyncio.create_task(follow())
+        await asyncio.gather(*(write() for _ in range(8)))
+        seen = await following
+    assert seen == [row["key"] for row in await store.rows("event_list", limit=1000)]
