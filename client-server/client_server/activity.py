@@ -16,7 +16,10 @@ from client_server.streams import LogLine, Stream
 
 _log = logging.getLogger(__name__)
 
-LINES_A_TURN = 500
+LINES_A_REPORT = 100
+"""With 2000 characters each a report stays below the 1 MiB that a server of ours takes, whatever the characters."""
+REPORTS_A_LOOK = 5
+EVENTS_A_LOOK = 500
 LAST_LINES = 20
 REST_EVERY_S = 5.0
 """How often the position is stored while nothing is to be reported: what is read twice then is reported no more than before."""
@@ -62,9 +65,13 @@ class Activity:
 
     def look(self) -> None:
         """Read and spool what is new; at most 500 lines of each file, so that others get their turn."""
-        self._read_log()
+        for _ in range(REPORTS_A_LOOK):
+            if not self._read_log():
+                break
         for message_id in list(self._outputs):
-            self._read_output(message_id)
+            for _ in range(REPORTS_A_LOOK):
+                if not self._read_output(message_id):
+                    break
         self._read_events()
         if time.monotonic() - self._rested_at >= REST_EVERY_S:
             self._cursor.rest()
@@ -81,14 +88,14 @@ class Activity:
         self._cursor.rest()
 
     def _read_log(self) -> bool:
-        caught_up, lines = self._log.read(LINES_A_TURN)
+        caught_up, lines = self._log.read(LINES_A_REPORT)
         self._cursor.position.supernode_log = self._log.offset
         self._spool_lines(lines, "supernode", None)
         return not caught_up
 
     def _read_output(self, message_id: str) -> bool:
         stream, message = self._outputs[message_id], self._cursor.position.messages[message_id]
-        caught_up, lines = stream.read(LINES_A_TURN)
+        caught_up, lines = stream.read(LINES_A_REPORT)
         message.offset = stream.offset
         self._spool_lines(lines, "clientapp", message)
         # One that writes faster than we read is cut where its file is four times as long as it may be.
@@ -96,7 +103,7 @@ class Activity:
         return not caught_up
 
     def _read_events(self) -> bool:
-        lines = self._events.read(LINES_A_TURN)
+        lines = self._events.read(EVENTS_A_LOOK)
         for line in lines:
             event = _event(line.text)
             if event is not None and event["event"] == "message.started":
@@ -106,7 +113,7 @@ class Activity:
             self._cursor.position.activity = line.end_offset
             if event is not None:
                 self._spool("clientapp", self._allowed(event))
-        return len(lines) == LINES_A_TURN
+        return len(lines) == EVENTS_A_LOOK
 
     def _open_output(self, event: dict[str, Any]) -> None:
         message = OpenMessage(

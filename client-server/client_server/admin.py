@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from client_server.errors import AdminRefused, AdminUnreachable
 
 TIMEOUT_S = 10.0
+ENROL_S = 60.0
+"""An enrolment that is given up half-way has used up its invitation."""
 HOLD_S = 40.0
 """How long GET …/wanted may take: the admin server holds it for up to 25 s."""
 
@@ -68,7 +70,7 @@ class AdminServer:
 
     async def enrol(self, body: Mapping[str, Any]) -> Enrolled:
         """Redeem the invitation whose secret is the token."""
-        return await self._ask(Enrolled, "POST", "/nodes/enrol", json=body)
+        return await self._ask(Enrolled, "POST", "/nodes/enrol", json=body, timeout=ENROL_S)
 
     async def heartbeat(self, node_id: str, body: Mapping[str, Any]) -> int:
         """Say that this client server lives, and how its SuperNode is; returns the seq of what is wanted now."""

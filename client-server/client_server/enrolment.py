@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from control_plane.errors import EspalierError
+from control_plane.settings import is_loopback
 
 from client_server.admin import AdminServer, Enrolled
 from client_server.backoff import Backoff
@@ -25,10 +27,11 @@ from client_server.invitation import Invitation, parse_invitation
 from client_server.patience import Patience
 
 _log = logging.getLogger(__name__)
-_REFUSALS: dict[str, type[InvitationRefused]] = {
+_REFUSALS: dict[str, type[InvitationRefused | AlreadyEnrolled]] = {
     "invitation-unknown": InvitationUnknown,
     "invitation-used": InvitationUsed,
     "invitation-expired": InvitationExpired,
+    "node-enrolled": AlreadyEnrolled,
 }
 
 
@@ -117,7 +120,12 @@ class Enrolment:
         admin = AdminServer(invitation.address, invitation.secret, invitation.ca_der)
         try:
             return await admin.enrol(
-                {"external_id": self._external_id, "display_name": self._display_name, "public_key": key.public_line}
+                {
+                    "external_id": self._external_id,
+                    "display_name": self._display_name,
+                    "public_key": key.public_line,
+                    "superlink_host": _dialled_host(invitation),
+                }
             )
         except AdminRefused as error:
             raise _refusal(error) from error
@@ -125,14 +133,15 @@ class Enrolment:
             await admin.close()
 
 
+def _dialled_host(invitation: Invitation) -> str | None:
+    """Say by which name this site reaches its coordinator's machine; on the same machine that says nothing."""
+    host = urlsplit(invitation.address).hostname or ""
+    return None if is_loopback(host) else host
+
+
 def _refusal(error: AdminRefused) -> EspalierError:
     """Translate the admin server's refusal; a 401 there is the invitation's fault, not that of our caller's token."""
-    if error.kind in _REFUSALS:
-        return _REFUSALS[error.kind](error.detail)
     if error.admin_status == 401:
         return InvitationUnknown(error.detail)
-    if error.kind == "node-enrolled":
-        return AlreadyEnrolled(error.detail)
-    if error.admin_status in (409, 422):
-        return InvitationRefused(error.detail)
-    return error
+    kind = _REFUSALS.get(error.kind or "")
+    return error if kind is None else kind(error.detail)

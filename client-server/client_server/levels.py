@@ -3,6 +3,7 @@
 import re
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _LEVEL = re.compile(r"(?:^|[\s\[])(DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b\s*[:\]\s]")
 _NAMES = {"WARN": "WARNING", "FATAL": "CRITICAL"}
 _TRACEBACK = ("Traceback (most recent call last):", "  + Exception Group Traceback", "Fatal Python error:")
@@ -18,7 +19,7 @@ class Levels:
 
     def read(self, line: str) -> tuple[str, str]:
         """Give level and text of the next line: DEBUG, INFO, WARNING, ERROR or CRITICAL; INFO where the line names none."""
-        text = without_colours(line)[:LONGEST_TEXT_CHARS]
+        text = _CONTROL.sub("\ufffd", without_colours(line)[:LONGEST_TEXT_CHARS])
         if text.lstrip(" |").startswith(_TRACEBACK) or text.startswith(_TRACEBACK):
             self._in_traceback = True
             return "ERROR", text

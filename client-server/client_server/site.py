@@ -59,7 +59,6 @@ class Site:
     async def open(self) -> AsyncIterator["Site"]:
         """Live: adopt or start what is wanted, report, beat; at the end stop the SuperNode and send what can be sent."""
         await self.coordinator.connect()
-        await self.inventory.look()
         await self._supervision.find_again()
         tasks = [asyncio.create_task(self._for_ever(name, work), name=name) for name, work in self._work().items()]
         invitation = self.settings.read_invitation()
@@ -90,6 +89,7 @@ class Site:
     def _work(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         return {
             "supervision": self._supervision.run,
+            "inventory": self.inventory.run,
             "activity": self.activity.run,
             "reports": self.reporter.run,
             "heartbeat": lambda: beat_for_ever(self.coordinator, self.supernode_facts, self._patience.heartbeat_s),

@@ -41,10 +41,10 @@ class SuperNode:
     @property
     def flower_node_id(self) -> str | None:
         """The id under which Flower knows it: as it was registered, or as it said at its start."""
-        identity = self._identities.identity
-        if identity is not None and identity.flower_node_id is not None:
-            return identity.flower_node_id
-        return self._sessions.last.flower_node_id if self._sessions.last else None
+        identity, last = self._identities.identity, self._sessions.last
+        if identity is None or identity.removed_at is not None:
+            return None
+        return identity.flower_node_id or (last.flower_node_id if last else None)
 
     async def start(self, request: SupernodeStartRequest) -> None:
         """Want it to run as requested.

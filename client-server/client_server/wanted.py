@@ -8,8 +8,12 @@ from control_plane.files import write_json
 
 from client_server.backoff import Backoff
 from client_server.coordinator import Coordinator
-from client_server.errors import OutOfReach
+from client_server.errors import AdminRefused, OutOfReach
 from client_server.patience import Patience
+
+UNAUTHORIZED = "unauthorized"
+REFUSALS_BELIEVED = 3
+"""A node that was removed while it did not listen finds its token revoked, and nothing else tells it so."""
 
 
 async def watch_wanted(
@@ -17,22 +21,28 @@ async def watch_wanted(
 ) -> None:
     """Ask for ever; what is wanted goes to path, where the SuperNode's launcher reads it.
 
-    when_removed: awaited when the coordinator removed this node; it closes the line, which ends the asking until a new enrolment.
+    when_removed: awaited when the coordinator removed this node, or did not know its token REFUSALS_BELIEVED times in a row; it
+    closes the line, which ends the asking until a new enrolment.
     """
     retry = Backoff(patience.first_retry_s, patience.longest_retry_s)
-    after, asked = 0, None
+    after, asked, refusals = 0, None, 0
     while True:
         line = await coordinator.line()
         if line is not asked:
-            after, asked = 0, line
+            after, asked, refusals = 0, line, 0
         try:
             wanted = await line.admin.wanted(line.node_id, after)
         except OutOfReach as error:
             coordinator.failed(error)
-            await asyncio.sleep(retry.next_s())
+            refusals = refusals + 1 if isinstance(error, AdminRefused) and error.kind == UNAUTHORIZED else 0
+            if refusals >= REFUSALS_BELIEVED:
+                await when_removed()
+            else:
+                await asyncio.sleep(retry.next_s())
             continue
         coordinator.worked()
         retry.reset()
+        refusals = 0
         if wanted.removed:
             await when_removed()
             continue

@@ -78,17 +78,18 @@ class AdminStandIn:
         self.address = f"http://127.0.0.1:{self.listener.port}"
         self.superlink_address = "127.0.0.1:1"
         self.ca_certificate: str | None = None
-        self.secrets = {"secret-1": "unused", "secret-2": "unused", "secret-old": "expired"}
+        self.secrets = {"secret-1": "unused", "secret-2": "unused", "secret-old": "expired", "secret-early": "early"}
         self.enrolled: list[dict[str, Any]] = []
         self.heartbeats: list[dict[str, Any]] = []
         self.lines: list[dict[str, Any]] = []
         self.applied: dict[str, int] = {}
-        self.report_status = 200
+        self.report_status = self.status_of_all = 200
+        self.refused = 0
         self.swallow_answers = 0
         self.refuse_kind: str | None = None
         self.seq = 1000
         self.over_runs: list[str] = []
-        self.removed = False
+        self.removed = self.revoked = False
         self._news = asyncio.Event()
 
     def invitation(self, secret: str = "secret-1", **changes: Any) -> str:
@@ -117,11 +118,13 @@ class AdminStandIn:
     async def _enrol(self, request: Request) -> Response:
         secret = _bearer(request)
         state = self.secrets.get(secret)
+        if state == "early":
+            return _problem(409, "superlink-not-running", "The SuperLink is not running.")
         if state != "unused":
             status, anchor = {None: (401, "unknown"), "used": (409, "used"), "expired": (410, "expired")}[state]
             return _problem(status, f"invitation-{anchor}", f"The invitation is {anchor}.")
         self.secrets[secret] = "used"
-        self.removed = False
+        self.removed = self.revoked = False
         self.enrolled.append(await request.json())
         return JSONResponse(
             {
@@ -171,7 +174,10 @@ class AdminStandIn:
         return JSONResponse({"seq": self.seq, "over_runs": self.over_runs, "cancelled_messages": [], "removed": self.removed})
 
     def _refusal(self, request: Request) -> Response | None:
-        if _bearer(request) != f"node-token-{len(self.enrolled)}":
+        if self.status_of_all != 200:
+            self.refused += 1
+            return _problem(self.status_of_all, "database-away", "Told to fail.")
+        if self.revoked or _bearer(request) != f"node-token-{len(self.enrolled)}":
             return _problem(401, "unauthorized", "This token is unknown or revoked.")
         return None
 

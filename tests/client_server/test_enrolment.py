@@ -63,6 +63,7 @@ async def test_key_and_ids_stay_over_a_restart_and_no_second_invitation_is_used(
         ({"ca": "not base64!"}, 422, "invitation-refused"),
         ({"ca": "AAAA"}, 422, "invitation-refused"),
         ({"address": "http://127.0.0.1:1"}, 424, "admin-unreachable"),
+        ({"secret": "secret-early"}, 424, "admin-refused"),
     ],
 )
 async def test_a_refused_invitation_is_a_precise_problem_and_changes_nothing(
@@ -123,6 +124,28 @@ async def test_an_expired_invitation_in_the_settings_is_told_and_another_may_fol
         assert "expired" in (await site.get("/health"))["enrolment"]["problem"]
         await site.enrol(admin.invitation())
         assert (await site.get("/health"))["enrolment"] == {"state": "enrolled", "problem": None}
+
+
+async def test_a_node_that_was_removed_while_it_did_not_listen_finds_out(site: OpenSite, admin: AdminStandIn) -> None:
+    await site.start()
+    await admin.listener.disappear()
+    admin.revoked = True
+    await admin.listener.appear()
+    await eventually(lambda: site.site.enrolment.state == "removed")
+    await eventually(lambda: site.site.supernode.state == "stopped")
+    assert (await site.get("/supernode"))["flower_node_id"] is None
+    await site.enrol(admin.invitation("secret-2"))
+    await site.start()
+
+
+async def test_an_admin_server_that_fails_is_no_removal(site: OpenSite, admin: AdminStandIn) -> None:
+    await site.start()
+    admin.status_of_all = 503
+    admin.want()
+    refused = admin.refused
+    await eventually(lambda: admin.refused > refused + 20)
+    assert site.site.enrolment.state == "enrolled"
+    assert site.site.supernode.state == "running"
 
 
 async def test_a_removed_node_stops_its_supernode_and_may_enrol_anew_with_a_new_key(site: OpenSite, admin: AdminStandIn) -> None:

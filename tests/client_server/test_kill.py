@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from control_plane.identity import ProcessRecord
 
 from tests.client_server.conftest import QUICK, SiteMaker, eventually
 from tests.client_server.stand_ins import AdminStandIn
@@ -112,10 +113,11 @@ async def test_the_next_life_finds_the_same_supernode_and_term_stops_it(process:
     assert (after["pid"], after["session_id"], after["restarts"]) == (before["pid"], before["session_id"], 0)
     assert {session for session, _ in admin.statuses()} == {before["session_id"]}
     assert await process.second() == (2, f"another client server is at work in {process.folder}")
-    os.kill(before["pid"], 0)
+    record = ProcessRecord.read(process.folder / "supernode" / "proc.json")
+    assert record is not None
+    assert record.is_alive()
     assert await process.end(signal.SIGTERM) == 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(before["pid"], 0)
+    assert not record.is_alive()
 
 
 async def test_a_supernode_that_died_meanwhile_is_lost_and_started_again(
