@@ -52,12 +52,9 @@ class EmbeddedPostgres:
         self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with _only_one(self._dir / "start.lock"):
             run = self._runner()
-            self._refuse_other_major(run)
-            if self._is_damaged(run):
-                raise EmbeddedPostgresFailed(f"{self._dir / 'password'} is gone: put it back, or move {run.data} away.")
-            postmaster = Postmaster.read(self._proc)
-            if postmaster is None or not postmaster.is_alive():
-                postmaster = Postmaster.of_data(run.data)
+            run.prepare()
+            self._refuse_foreign(run)
+            postmaster = self._found(run)
             if postmaster is not None and await self._accepts(postmaster):
                 postmaster.write(self._proc)
             else:
@@ -73,27 +70,34 @@ class EmbeddedPostgres:
 
     async def stop(self) -> None:
         """Shut down fast: open transactions are rolled back, nothing that was acknowledged is lost."""
-        postmaster = Postmaster.read(self._proc)
+        postmaster = self._found(self._runner())
         if postmaster is not None:
             for number, seconds in ((signal.SIGINT, _STOP_S), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
                 postmaster.signal(number)
                 if await _ended(postmaster, seconds):
                     break
-            self._proc.unlink(missing_ok=True)
+        self._proc.unlink(missing_ok=True)
 
     def _runner(self) -> Runner:
         return runner(self._bin, self._dir / "data", self._run_as)
 
-    def _is_damaged(self, run: Runner) -> bool:
-        return (run.data / "PG_VERSION").exists() and not (self._dir / "password").exists()
+    def _found(self, run: Runner) -> Postmaster | None:
+        """Find its living postmaster: by proc.json, else (we were killed before it was written) by the data directory."""
+        postmaster = Postmaster.read(self._proc)
+        return postmaster if postmaster is not None and postmaster.is_alive() else Postmaster.of_data(run.data)
 
-    def _refuse_other_major(self, run: Runner) -> None:
+    def _refuse_foreign(self, run: Runner) -> None:
+        """Refuse data that these programs cannot read or that we have no password for."""
         version, ours = run.data / "PG_VERSION", major_version(self._bin)
-        if version.exists() and (found := int(version.read_text())) != ours:
+        if not version.exists():
+            return
+        if (found := int(version.read_text())) != ours:
             raise EmbeddedPostgresFailed(
                 f"{run.data} holds data of Postgres {found}, the embedded programs are {ours}: "
                 f"dump it with Postgres {found} and load it into a new one, or install the Espalier that wrote it."
             )
+        if not (self._dir / "password").exists():
+            raise EmbeddedPostgresFailed(f"{self._dir / 'password'} is gone: put it back, or move {run.data} away.")
 
     def _initdb(self, run: Runner) -> None:
         """Make the data directory beside its place and move it there, so that a kill in the middle leaves nothing half."""
@@ -240,6 +244,8 @@ async def _clear(data: Path) -> None:
     """Make sure that nobody works in the data directory; backends that outlive their killed postmaster get 10 s, then KILL."""
     deadline = time.monotonic() + _LOCK_S
     while not await asyncio.to_thread(clear_lock, data):
+        if time.monotonic() > deadline + _LOCK_S:
+            raise EmbeddedPostgresFailed(f"{data} is in use by a Postgres that cannot be reached; end it first.")
         if time.monotonic() > deadline:
             for pid in users_of(data):
                 os.kill(pid, signal.SIGKILL)

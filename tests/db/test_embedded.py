@@ -127,6 +127,14 @@ async def test_a_running_one_is_adopted_with_its_port_and_pid(make: Make, memory
     assert postmaster_of(memory_path / "postgres").pid == pid
 
 
+async def test_one_whose_record_was_never_written_is_stopped_all_the_same(make: Make, memory_path: Path) -> None:
+    server = make()
+    await server.start()
+    (memory_path / "postgres" / "proc.json").unlink()
+    await server.stop()
+    assert users_of(memory_path / "postgres" / "data") == []
+
+
 async def test_four_that_start_it_at_once_share_one(make: Make, memory_path: Path) -> None:
     dsns = await asyncio.gather(*(make(new=True).start() for _ in range(4)))
     assert len(set(dsns)) == 1
@@ -336,19 +344,28 @@ def test_it_works_as_an_ordinary_user(memory_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
 async def test_where_namespaces_are_refused_root_runs_it_as_nobody_in_a_place_of_its_own(memory_path: Path) -> None:
+    """Neither the programs nor the state directory can be reached by nobody, and no mode or owner of theirs is changed."""
     place = Path(tempfile.mkdtemp(dir=memory_path.parent, prefix="espalier-test-"))
     os.chmod(place, 0o755)
-    server = EmbeddedPostgres(memory_path / "postgres", durable=False, run_as=RunAs(place=place, namespace=False))
-    before = os.stat(memory_path).st_mode
+    package = binaries().parents[1]
+    hidden = memory_path / package.name
+    shutil.copytree(package, hidden)
+    if package.with_name(f"{package.name}.libs").exists():
+        shutil.copytree(package.with_name(f"{package.name}.libs"), hidden.with_name(f"{package.name}.libs"))
+    run_as = RunAs(place=place, namespace=False)
+    server = EmbeddedPostgres(memory_path / "postgres", bin_folder=hidden / "pginstall" / "bin", durable=False, run_as=run_as)
+    before = {path: (os.stat(path).st_mode, os.stat(path).st_uid) for path in (memory_path, hidden)}
     try:
         dsn = await server.start()
         assert ask(dsn, "select current_database()") == [("espalier",)]
-        assert psutil.Process(postmaster_of(memory_path / "postgres").pid).uids().real == 65534
+        process = psutil.Process(postmaster_of(memory_path / "postgres").pid)
+        assert process.uids().real == process.gids().real == 65534
+        assert Path(process.exe()).is_relative_to(place)
         assert not (memory_path / "postgres" / "data").exists()
-        assert os.stat(memory_path).st_mode == before
+        assert {path: (os.stat(path).st_mode, os.stat(path).st_uid) for path in before} == before
+        assert await server.start() == dsn
         await kill(memory_path / "postgres")
         assert await server.start() == dsn
-        await server.stop()
     finally:
         await server.stop()
         shutil.rmtree(place)
