@@ -10,7 +10,7 @@ from typing import TypedDict
 from uuid import uuid4
 
 from control_plane import problems
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from admin_server.api import apps, events, health, nodes, projects, reports, run_records, runs, superlink
@@ -19,6 +19,7 @@ from admin_server.audit import Audit
 from admin_server.authentication import Authentication
 from admin_server.background import Background
 from admin_server.database import LOOK_S, Database
+from admin_server.deps import only_known_query
 from admin_server.duties import Duties
 from admin_server.feed import Feed
 from admin_server.invitations import Invitations
@@ -61,7 +62,7 @@ def create_app(settings: Settings, *, feed: Feed | None = None) -> FastAPI:
     if settings.cors:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors, allow_methods=["*"], allow_headers=["*"])
     for module in ROUTERS:
-        app.include_router(module.router)
+        app.include_router(module.router, dependencies=[Depends(only_known_query)])
     return app
 
 

@@ -3,8 +3,9 @@
 from typing import Annotated
 
 from control_plane.auth import Principal, principal_of, require
-from control_plane.errors import Forbidden
+from control_plane.errors import Forbidden, Invalid
 from fastapi import Depends, Header, Query, Request
+from fastapi.dependencies.utils import get_flat_dependant
 
 from admin_server.apps import Apps
 from admin_server.audit import Audit
@@ -27,6 +28,14 @@ def state_of(request: Request) -> State:
 
 ServerState = Annotated[State, Depends(state_of)]
 Admin = Annotated[Principal, Depends(require("admin"))]
+
+
+async def only_known_query(request: Request) -> None:
+    """Refuse a query parameter that the route does not have: a misspelt filter would answer with everything."""
+    declared = {field.alias for field in get_flat_dependant(request.scope["route"].dependant).query_params}
+    for name in request.query_params:
+        if name not in declared:
+            raise Invalid(f"This address has no query parameter {name!r}.", parameter=name, known=sorted(declared))
 
 
 def hold(state: State) -> None:

@@ -42,6 +42,12 @@ async def test_a_limit_out_of_range_is_422(server: Server) -> None:
         assert (await server.admin.get("/runs", params={"limit": limit})).status_code == 422
 
 
+async def test_a_query_parameter_that_is_misspelt_is_422(server: Server) -> None:
+    answer = await server.admin.get("/runs", params={"statuz": "failed"})
+    assert (answer.status_code, answer.json()["parameter"]) == (422, "statuz")
+    assert "status" in answer.json()["known"]
+
+
 async def test_the_log_of_an_ended_run_streams_whole_and_ends(server: Server) -> None:
     run_id = await ended_run(server)
     answer = await server.admin.get(f"/runs/{run_id}/logs", params={"follow": "true"})
