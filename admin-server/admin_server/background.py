@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from control_plane.errors import EspalierError
 
@@ -25,7 +26,8 @@ class Background:
 
     def repeat(self, name: str, step: Step, every_s: float) -> None:
         """Run a step again and again, every_s seconds apart, until it returns DONE."""
-        self._keep(asyncio.create_task(self._forever(name, step, every_s), name=name))
+        # A context of its own: what it logs in an hour has nothing to do with the request that began it.
+        self._keep(asyncio.create_task(self._forever(name, step, every_s), name=name, context=Context()))
 
     def once(self, name: str, work: Awaitable[object]) -> None:
         """Run something once, and log what it raises."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from control_plane.environment import child_environment
-from control_plane.errors import StartFailed
+from control_plane.errors import EspalierError, StartFailed
 from control_plane.files import read_json, write_json
 from control_plane.probes import Probe, http_ok, log_line
 from control_plane.process import State, SupervisedProcess
@@ -93,11 +93,16 @@ class Superlink:
         """Find again what an earlier server left, or start it again when it was to run; then keep it."""
         request = self._last_request()
         if request is not None:
-            self._plan = await asyncio.to_thread(plan, request, self._settings)
-            self._session_id = (read_json(self._request_path) or {}).get("session_id")
-            self._flower = Flower(self._plan.address, self._plan.ca_pem)
-            self._phase = "starting"
-            self._background.once("adoption of the SuperLink", self._adopt(self._plan))
+            try:
+                self._plan = await asyncio.to_thread(plan, request, self._settings)
+            except EspalierError as refused:
+                log.error("the SuperLink is ended, since it cannot be started again as it was: %s", refused)
+                self._background.once("end of the SuperLink", self._end_leftovers())
+            else:
+                self._session_id = (read_json(self._request_path) or {}).get("session_id")
+                self._flower = Flower(self._plan.address, self._plan.ca_pem)
+                self._phase = "starting"
+                self._background.once("adoption of the SuperLink", self._adopt(self._plan))
         self._background.repeat("supervision of the SuperLink", self._keep, KEEP_S)
         self._background.repeat("sessions of the SuperLink", self._tell_changes, KEEP_S)
 
@@ -152,6 +157,12 @@ class Superlink:
             flwr_config.write(self._home, made.address, made.ca)
         finally:
             self._phase = None
+
+    async def _end_leftovers(self) -> None:
+        self._request_path.unlink(missing_ok=True)
+        for kept in (self._executor, self._superlink):
+            await kept.adopt()
+            await kept.stop()
 
     async def _bring_up(self, made: SuperlinkPlan) -> None:
         try:
