@@ -74,7 +74,7 @@ class Activity:
                     break
         self._read_events()
         if time.monotonic() - self._rested_at >= REST_EVERY_S:
-            self._cursor.rest()
+            self._cursor.rest(self._reporter.spool_id)
             self._rested_at = time.monotonic()
 
     def finish(self) -> None:
@@ -85,7 +85,7 @@ class Activity:
             pass
         for message_id in list(self._outputs):
             self._close_output(message_id)
-        self._cursor.rest()
+        self._cursor.rest(self._reporter.spool_id)
 
     def _read_log(self) -> bool:
         caught_up, lines = self._log.read(LINES_A_REPORT)
@@ -147,7 +147,7 @@ class Activity:
 
     def _spool(self, kind: str, data: dict[str, Any], *, droppable: bool = False) -> None:
         """Spool a line together with the position behind it; nothing else of ours is spooled in between."""
-        self._cursor.before_line(self._reporter.last_seq + 1)
+        self._cursor.before_line(self._reporter.spool_id, self._reporter.last_seq + 1)
         self._reporter.report(kind, data, droppable=droppable)
 
 

@@ -40,7 +40,6 @@ class Cursor:
     def __init__(self, path: Path, spool_id: str, last_seq: int) -> None:
         """last_seq: the number of the newest line that was ever in the spool."""
         self._path = path
-        self._spool_id = spool_id
         stored = read_json(path)
         known = None if stored is None else _Stored.model_validate(stored)
         if known is None:
@@ -50,14 +49,14 @@ class Cursor:
             self.position = known.after if has_line else known.before
         self._kept = self.position.model_copy(deep=True)
 
-    def before_line(self, seq: int) -> None:
+    def before_line(self, spool_id: str, seq: int) -> None:
         """Store that the line which the spool will number seq brings us from the last position to the present one."""
         after = self.position.model_copy(deep=True)
-        stored = _Stored(spool_id=self._spool_id, seq=seq, before=self._kept, after=after)
+        stored = _Stored(spool_id=spool_id, seq=seq, before=self._kept, after=after)
         write_atomic(self._path, stored.model_dump_json() + "\n", 0o600)
         self._kept = after
 
-    def rest(self) -> None:
+    def rest(self, spool_id: str) -> None:
         """Store the position where nothing had to be reported."""
         if self._kept != self.position:
-            self.before_line(0)
+            self.before_line(spool_id, 0)

@@ -3,17 +3,15 @@
 import asyncio
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from control_plane.spool import Spool
 
 from client_server.backoff import Backoff
 from client_server.coordinator import Coordinator
 from client_server.errors import AdminRefused, AdminUnreachable
 from client_server.patience import Patience
+from client_server.spools import ReportSpool, empty_spool, open_spool, renumber
 
 _log = logging.getLogger(__name__)
 
@@ -24,26 +22,17 @@ BATCH_BYTES = 400_000
 _UNREADABLE = (400, 413, 422)
 
 
-class _NumberedSpool(Spool):
-    """A spool that says how far it has counted."""
-
-    @property
-    def last_seq(self) -> int:
-        last: int = self._next_seq - 1
-        return last
-
-
 class Reporter:
     """Sends what is reported, exactly once: a line keeps its number in the spool until the admin server has applied it."""
 
     def __init__(self, folder: Path, cap_bytes: int, coordinator: Coordinator, patience: Patience) -> None:
-        self._folder = folder
         self._cap_bytes = cap_bytes
         self._coordinator = coordinator
         self._retry = Backoff(patience.first_retry_s, patience.longest_retry_s)
         self._news = asyncio.Event()
         self._batch_lines = BATCH_LINES
-        self._spool = _NumberedSpool(folder, cap_bytes)
+        self._spool = open_spool(folder, cap_bytes)
+        self._sent_to = waiting[0]["seq"] - 1 if (waiting := self._spool.pending(1)) else self._spool.last_seq
 
     @property
     def spool_id(self) -> str:
@@ -74,7 +63,7 @@ class Reporter:
         """Send for ever."""
         while True:
             self._news.clear()
-            if not self._spool.pending(1):
+            if not self._is_waiting:
                 await self._news.wait()
             elif not await self._send():
                 await asyncio.sleep(self._retry.next_s())
@@ -83,26 +72,31 @@ class Reporter:
         """Send what is there, for at most timeout_s and without a second try; the rest waits for our next start."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self._spool.pending(1) and await self._send():
+                while self._is_waiting and await self._send():
                     pass
         except TimeoutError:
             _log.info("some reports wait for the next start")
 
     def start_over(self) -> None:
         """Drop what was meant for another coordinator, and begin a spool of a new id."""
-        self.close()
-        shutil.rmtree(self._folder)
-        self._spool = _NumberedSpool(self._folder, self._cap_bytes)
+        self._spool = empty_spool(self._spool, self._cap_bytes)
+        self._sent_to = 0
 
     def close(self) -> None:
         """Let go of the spool's folder."""
         self._spool.close()
+
+    @property
+    def _is_waiting(self) -> bool:
+        return self._sent_to < self._spool.last_seq
 
     async def _send(self) -> bool:
         """Send one batch; False when it should be tried again later."""
         line = await self._coordinator.line()
         spool = self._spool
         batch = _fitting(spool.pending(self._batch_lines))
+        if not batch:
+            return True
         try:
             applied = await line.admin.report(line.node_id, spool.id, batch)
         except AdminUnreachable as error:
@@ -113,20 +107,23 @@ class Reporter:
         self._coordinator.worked()
         return self._applied(spool, batch, applied)
 
-    def _applied(self, spool: Spool, batch: list[dict[str, Any]], applied: int) -> bool:
+    def _applied(self, spool: ReportSpool, batch: list[dict[str, Any]], applied: int) -> bool:
         if spool is not self._spool:
             return True
         first, last = batch[0]["seq"], batch[-1]["seq"]
         if applied < first:
-            # It has less than we deleted, or did not apply our first line: a database that was set back.
-            _log.error("the admin server has applied %d of this spool, we begin at %d", applied, first)
+            if applied < first - 1:
+                _log.error(
+                    "the admin server has lines up to %d, we from %d on: was its database set back? Renumbering", applied, first
+                )
+                self._spool, self._sent_to = renumber(spool, self._cap_bytes), 0
             return False
-        spool.acknowledge(min(applied, last))
+        self._forget(spool, min(applied, last))
         self._retry.reset()
         self._batch_lines = min(BATCH_LINES, self._batch_lines * 2)
         return True
 
-    def _refused(self, spool: Spool, batch: list[dict[str, Any]], error: AdminRefused) -> bool:
+    def _refused(self, spool: ReportSpool, batch: list[dict[str, Any]], error: AdminRefused) -> bool:
         """Look for the line that the admin server cannot read: it must not hold up those behind it for ever."""
         self._coordinator.failed(error)
         if error.admin_status not in _UNREADABLE or spool is not self._spool:
@@ -135,8 +132,12 @@ class Reporter:
             self._batch_lines = max(1, len(batch) // 2)
             return True
         _log.error("report %d (%s) was refused and is dropped: %s", batch[0]["seq"], batch[0]["kind"], error.detail)
-        spool.acknowledge(batch[0]["seq"])
+        self._forget(spool, batch[0]["seq"])
         return True
+
+    def _forget(self, spool: ReportSpool, seq: int) -> None:
+        spool.acknowledge(seq)
+        self._sent_to = seq
 
 
 def _fitting(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -61,9 +61,6 @@ class Site:
         await self.coordinator.connect()
         await self._supervision.find_again()
         tasks = [asyncio.create_task(self._for_ever(name, work), name=name) for name, work in self._work().items()]
-        invitation = self.settings.read_invitation()
-        if invitation and self.enrolment.state != "enrolled":
-            tasks.append(asyncio.create_task(self.enrolment.enrol_at_start(invitation), name="enrolment"))
         try:
             yield self
         finally:
@@ -90,11 +87,18 @@ class Site:
         return {
             "supervision": self._supervision.run,
             "inventory": self.inventory.run,
+            "enrolment": self._enrol,
             "activity": self.activity.run,
             "reports": self.reporter.run,
             "heartbeat": lambda: beat_for_ever(self.coordinator, self.supernode_facts, self._patience.heartbeat_s),
             "wanted": lambda: watch_wanted(self.coordinator, self.settings.folder.wanted, self._removed, self._patience),
         }
+
+    async def _enrol(self) -> None:
+        invitation = self.settings.read_invitation()
+        if invitation and self.enrolment.state != "enrolled":
+            await self.enrolment.enrol_at_start(invitation)
+        await asyncio.Event().wait()
 
     async def _for_ever(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do work that never ends; an error of ours in one must not silence the others."""

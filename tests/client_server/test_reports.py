@@ -3,9 +3,12 @@
 import asyncio
 import json
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from client_server.spools import ReportSpool, open_spool
+from control_plane.errors import SpoolInUse
 from control_plane.spool import Spool
 
 from tests.client_server.conftest import OpenSite, SiteMaker, eventually
@@ -197,7 +200,36 @@ async def test_a_full_spool_lets_log_lines_go_and_says_how_many(sites: SiteMaker
 
 
 async def test_the_spool_belongs_to_one_server(site: OpenSite) -> None:
-    from control_plane.errors import SpoolInUse
-
     with pytest.raises(SpoolInUse):
         await asyncio.to_thread(Spool, site.folder / "spool")
+
+
+async def test_a_coordinator_whose_database_was_set_back_hears_on(site: OpenSite, admin: AdminStandIn) -> None:
+    reporter = site.site.reporter
+    for number in range(3):
+        reporter.report("clientapp", {"number": number})
+    await eventually(lambda: len(admin.of_kind("clientapp")) == 3)
+    before = reporter.spool_id
+    admin.applied.clear()
+    admin.lines.clear()
+    for number in range(3, 6):
+        reporter.report("clientapp", {"number": number})
+    await eventually(lambda: len(admin.of_kind("clientapp")) == 3)
+    assert [data["number"] for data in admin.of_kind("clientapp")] == [3, 4, 5]
+    assert reporter.spool_id != before
+    reporter.report("clientapp", {"number": 6})
+    await eventually(lambda: len(admin.of_kind("clientapp")) == 4)
+
+
+def test_a_renumbering_that_was_interrupted_is_finished(tmp_path: Path) -> None:
+    old, anew = ReportSpool(tmp_path / "spool"), ReportSpool(tmp_path / "spool.anew")
+    for number in range(5):
+        old.append("clientapp", {"number": number})
+    old.acknowledge(2)
+    anew.append("clientapp", {"number": 1})
+    old.close()
+    anew.close()
+    spool = open_spool(tmp_path / "spool", 1_000_000)
+    assert [(line["seq"], line["data"]["number"]) for line in spool.pending()] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert not (tmp_path / "spool.anew").exists()
+    spool.close()
