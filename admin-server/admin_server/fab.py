@@ -42,7 +42,7 @@ def built(app: Path) -> bytes:
 
 
 def limits_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Read [tool.espalier.run-config], where an app may say more of a key than its default: choices, at-least, above, below.
+    """Read [tool.espalier.run-config], where an app may say more of a key than its default (run_config.Limits).
 
     `entry-points = "group"` adds the names that this environment has under that group to the choices.
     """

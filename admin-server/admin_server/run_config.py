@@ -7,7 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from admin_server.errors import AppInvalid, RunConfigInvalid
@@ -19,9 +19,13 @@ INT64 = range(-(2**63), 2**63)  # Flower sends an integer as sint64
 
 @dataclass(frozen=True)
 class Limits:
-    """What [tool.espalier.run-config] of an app says of a key beyond its default."""
+    """What [tool.espalier.run-config] of an app says of a key beyond its default.
 
-    choices: tuple[Scalar, ...] | None = None
+    A text is one of choices or matches pattern, as far as they are given; a number lies within the bounds.
+    """
+
+    choices: tuple[Scalar, ...] = ()
+    pattern: str | None = None
     at_least: float | None = None
     above: float | None = None
     below: float | None = None
@@ -29,18 +33,20 @@ class Limits:
     @classmethod
     def of(cls, key: str, told: Any) -> "Limits":
         """Read one table. Raises AppInvalid, naming the key."""
-        known = {"choices", "at-least", "above", "below"}
-        if not isinstance(told, dict) or not told.keys() <= known:
-            raise AppInvalid(
-                f"[tool.espalier.run-config] says of {key} what cannot be read; it may say {', '.join(sorted(known))}."
-            )
-        choices = told.get("choices")
-        return cls(None if choices is None else tuple(choices), told.get("at-least"), told.get("above"), told.get("below"))
+        known = {each.name.replace("_", "-"): each.name for each in fields(cls)}
+        if not isinstance(told, dict) or not told.keys() <= known.keys():
+            may = ", ".join(known)
+            raise AppInvalid(f"[tool.espalier.run-config] may say of {key}: {may}; the app says {told}.", key=key)
+        values: dict[str, Any] = {known[name]: tuple(value) if name == "choices" else value for name, value in told.items()}
+        return cls(**values)
 
     def refusal(self, value: Scalar) -> str | None:
         """Say what a value would have to be, when it is not."""
-        if self.choices is not None and value not in self.choices:
-            return f"must be one of {', '.join(map(repr, self.choices))}"
+        if self.choices or self.pattern is not None:
+            matches = isinstance(value, str) and self.pattern is not None and re.fullmatch(self.pattern, value)
+            if value not in self.choices and not matches:
+                shape = [] if self.pattern is None else [f"match {self.pattern}"]
+                return " or ".join([f"must be one of {', '.join(map(repr, self.choices))}", *shape])
         if isinstance(value, str):
             return None
         if self.at_least is not None and value < self.at_least:

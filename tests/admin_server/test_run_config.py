@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from admin_server.errors import RunConfigInvalid
+from admin_server.errors import AppInvalid, RunConfigInvalid
 from admin_server.run_config import Limits, Scalar, check, from_text
 
 DECLARED: dict[str, Scalar] = {"num-rounds": 10, "lr": 0.1, "workload": "digits", "fast": False, "model.depth": 2}
@@ -51,6 +51,21 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key(key: str, value: Any) -
         check(DECLARED, LIMITS, {key: value})
     assert key in refused.value.detail
     assert refused.value.facts["key"] == key
+
+
+@pytest.mark.parametrize(("workload", "fits"), [("digits", True), ("my.module:Work", True), ("unheard-of", False)])
+def test_a_text_is_a_choice_or_matches_the_pattern(workload: str, fits: bool) -> None:
+    limits = {"workload": Limits(choices=("digits",), pattern=r"[\w.]+:\w+")}
+    if fits:
+        assert check(DECLARED, limits, {"workload": workload}) == {"workload": workload}
+    else:
+        with pytest.raises(RunConfigInvalid, match="'digits' or match"):
+            check(DECLARED, limits, {"workload": workload})
+
+
+def test_limits_that_cannot_be_read_are_the_apps_fault() -> None:
+    with pytest.raises(AppInvalid, match="lr"):
+        Limits.of("lr", {"minimum": 0})
 
 
 def test_an_unknown_key_names_those_that_are_known() -> None:
