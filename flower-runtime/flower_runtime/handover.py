@@ -40,6 +40,7 @@ class Handover:
         self._state: Any = None
         self._get_run: Any = None
         self._message_at = float("-inf")
+        self._at_work = ""
         self._reply_of: dict[str, str] = {}
 
     def install(self) -> None:
@@ -50,6 +51,7 @@ class Handover:
         replace(_LOOP, "time", SimpleNamespace(**{**vars(time), "sleep": self._sleep}))
         self._see_messages()
         self._see_connection()
+        self._push_until_answered()
         _survive_failed_heartbeats()
 
     def wait_connected(self) -> None:
@@ -133,6 +135,7 @@ class Handover:
                 self._reply_stored.set()
             else:
                 self._message_at = time.monotonic()
+                self._at_work = metadata.message_id
                 self.message_stored.set()
             return stored
 
@@ -149,6 +152,22 @@ class Handover:
                 yield connection
 
         replace(_LOOP, "http_request_response", http_request_response)
+
+    def _push_until_answered(self) -> None:
+        """Have the loop push until the message at work is answered.
+
+        Stock pushes what is there and goes on. A message whose run ended while it was pulled is ignored by the loop but has
+        a ClientApp already: its answer would be pushed in place of the next message's, which then is never pushed.
+        """
+        push_once = original(_LOOP, "_push_messages")
+
+        def push_messages(*, state: Any, **rest: Any) -> None:
+            at_work = self._at_work
+            push_once(state=state, **rest)
+            while at_work in state.msg_store:
+                push_once(state=state, **rest)
+
+        replace(_LOOP, "_push_messages", push_messages)
 
     def _is_whole(self, reply_id: str) -> bool:
         """Are all objects of a reply stored? A reply that the loop has pushed and deleted was."""

@@ -1,31 +1,27 @@
 """Attempts at a run without a SuperLink: the ServerApp waits for one, and that is enough to see who owns whom."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import stat
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from flower_runtime.attempts import Attempt
 from flower_runtime.procfile import ProcessRecord
 
-if TYPE_CHECKING:
-    from tests.flower_runtime.conftest import WaitFor
+from tests.flower_runtime.waiting import wait_for
 
 
-def test_a_task_handed_out_again_ends_its_first_serverapp_and_term_is_passed_on(tmp_path: Path, wait_for: WaitFor) -> None:
+def test_a_task_handed_out_again_ends_its_first_serverapp_and_term_is_passed_on(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, "series", "17")
-    first_wrapper, first = _start(attempt, wait_for)
+    first_wrapper, first = _start(attempt)
     assert os.getpgid(first.pid) == first.pid, "a signal to the group spares the wrapper"
     assert os.getsid(first.pid) == first_wrapper.pid
     wait_for("the token was read and deleted", lambda: not (attempt.directory / "token").exists())
-    second_wrapper, second = _start(attempt, wait_for)
+    second_wrapper, second = _start(attempt)
     assert not first.is_alive()
     assert first_wrapper.wait(10) == 0
     assert not (attempt.directory / "exit.json").exists(), "the first one's end is not the second one's"
@@ -50,7 +46,7 @@ def test_a_start_that_fails_says_why_in_exit_json(tmp_path: Path) -> None:
     assert not (attempt.directory / "token").exists()
 
 
-def _start(attempt: Attempt, wait_for: WaitFor) -> tuple[subprocess.Popen[bytes], ProcessRecord]:
+def _start(attempt: Attempt) -> tuple[subprocess.Popen[bytes], ProcessRecord]:
     wrapper = attempt.start("00" * 128, ["--insecure", "--runtime-api-address", "127.0.0.1:9"])
     token = attempt.directory / "token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600

@@ -1,14 +1,11 @@
 """The meeting of Flower's loop and our supervision, on Flower's own node state, without processes."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from flower_runtime.handover import ClientAppTask, Handover
 
-if TYPE_CHECKING:
-    from tests.flower_runtime.conftest import NodeState
+from tests.flower_runtime.node_state import NodeState
 
 RUN = 11
 
@@ -112,6 +109,29 @@ def test_a_clientapp_that_ends_late_leaves_the_next_message_alone(node: NodeStat
     assert state.get_messages_legacy(is_reply=True) == []
     (waiting,) = state.get_messages_legacy(run_ids=[RUN], is_reply=False)
     assert waiting.metadata.message_id == next_task.message_id == second.metadata.message_id
+
+
+def test_an_answer_to_an_ignored_message_is_not_pushed_in_place_of_the_next_ones(node: NodeState) -> None:
+    from flwr.supernode import start_client_internal
+
+    handover, state = node.handover, node.state
+    node.arrive("its run ends while it is pulled")  # the loop ignores it, and asks for the next one
+    ignored = handover.acquire()
+    assert ignored is not None
+    handover.finish(ignored, "killed by signal 9 (SIGKILL): its run is over")
+    second = node.arrive("second")
+    task = _take(handover, state)
+    sent: list[str] = []
+
+    def send(message: Any, *_rest: Any) -> tuple[set[str], str]:
+        sent.append(message.metadata.reply_to_message_id)
+        if len(sent) == 1:  # the second message's ClientApp replies only now
+            _upload(state, _reply(second), whole=True)
+        return set(), "session"
+
+    start_client_internal._push_messages(state=state, object_store=state.object_store, send=send, push_object=lambda *_all: None)
+    assert sent == [ignored.message_id, task.message_id]
+    assert not state.msg_store
 
 
 def test_a_finished_task_is_not_taken_for_crashed_later(node: NodeState) -> None:

@@ -1,7 +1,5 @@
 """What outlives what: SIGKILL and restart of SuperLink, executor, node and wrapper while a run is at work."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -9,13 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-if TYPE_CHECKING:
-    from tests.flower_runtime.conftest import Node, Stack, WaitFor
+from tests.flower_runtime.certificates import write_key
+from tests.flower_runtime.stack import Node, Stack
+from tests.flower_runtime.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,7 +48,7 @@ def test_superlink_ends_soon_although_a_client_keeps_its_connection(small_stack:
     small_stack.start_superlink()
 
 
-def test_a_killed_node_takes_its_clientapp_along_and_starts_again_at_once(small_stack: Stack, wait_for: WaitFor) -> None:
+def test_a_killed_node_takes_its_clientapp_along_and_starts_again_at_once(small_stack: Stack) -> None:
     node = small_stack.nodes[0]
     run = small_stack.begin("sleeps", wait=60.0)
     clientapp = node.wait_clientapp(run)
@@ -73,13 +71,14 @@ def test_a_node_that_forwards_nothing_says_only_how_its_clientapp_died(small_sta
     assert [reply["error"]["reason"] for reply in small_stack.replies(run)] == ["ClientApp of site-a: exit code 3"]
 
 
-def test_deactivate_refuses_a_key_that_is_not_the_nodes(small_stack: Stack, strange_key: Path) -> None:
-    refused = _deactivate(small_stack, small_stack.nodes[0], strange_key)
+def test_deactivate_refuses_a_key_that_is_not_the_nodes(small_stack: Stack, tmp_path: Path) -> None:
+    write_key(tmp_path / "strange.key")
+    refused = _deactivate(small_stack, small_stack.nodes[0], tmp_path / "strange.key")
     assert refused.returncode == 1
     assert "could not be deactivated: HTTP 401" in refused.stdout
 
 
-def test_a_killed_wrapper_takes_its_serverapp_along(small_stack: Stack, wait_for: WaitFor) -> None:
+def test_a_killed_wrapper_takes_its_serverapp_along(small_stack: Stack) -> None:
     run = small_stack.begin("sleeps")
     small_stack.nodes[0].wait_clientapp(run)
     pid = json.loads((small_stack.attempt(run) / "proc.json").read_text())["pid"]
@@ -89,7 +88,7 @@ def test_a_killed_wrapper_takes_its_serverapp_along(small_stack: Stack, wait_for
     assert not (small_stack.attempt(run) / "exit.json").exists()
 
 
-def test_a_node_told_to_end_does_so_and_ends_its_clientapp(small_stack: Stack, wait_for: WaitFor) -> None:
+def test_a_node_told_to_end_does_so_and_ends_its_clientapp(small_stack: Stack) -> None:
     node = small_stack.nodes[0]
     run = small_stack.begin("sleeps")
     clientapp = node.wait_clientapp(run)

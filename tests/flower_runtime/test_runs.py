@@ -1,20 +1,18 @@
 """Whole runs through SuperLink, executor and two nodes: what is written where, how failures come home, what stop stops."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import stat
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import pytest
 
-if TYPE_CHECKING:
-    from tests.flower_runtime.conftest import Node, Stack, WaitFor
+from tests.flower_runtime.stack import Node, Stack
+from tests.flower_runtime.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -29,7 +27,7 @@ def echo(stack: Stack) -> int:
     return run
 
 
-def test_a_run_leaves_its_directory_as_the_contract_says(stack: Stack, echo: int, wait_for: WaitFor) -> None:
+def test_a_run_leaves_its_directory_as_the_contract_says(stack: Stack, echo: int) -> None:
     attempt = stack.attempt(echo)
     wait_for("exit.json", (attempt / "exit.json").exists)
     assert sorted(each.name for each in attempt.iterdir()) == ["exit.json", "proc.json", "server.log"]
@@ -48,7 +46,7 @@ def test_server_log_holds_prints_native_output_and_flowers_lines_without_colours
     assert "\x1b" not in text
 
 
-def test_each_message_has_its_folder_and_its_lines_in_the_activity(stack: Stack, echo: int, wait_for: WaitFor) -> None:
+def test_each_message_has_its_folder_and_its_lines_in_the_activity(stack: Stack, echo: int) -> None:
     for node in stack.nodes:
         folders = node.clientapps(echo)
         assert len(folders) == 2
@@ -56,7 +54,7 @@ def test_each_message_has_its_folder_and_its_lines_in_the_activity(stack: Stack,
             wait_for("exit.json", (folder / "exit.json").exists)
             assert sorted(each.name for each in folder.iterdir()) == ["exit.json", "output.log", "proc.json"]
             assert "client says hello" in json.loads((folder / "exit.json").read_text())["last_lines"]
-        lines = _activity(node, echo, 4, wait_for)
+        lines = _activity(node, echo, 4)
         assert [line["event"] for line in lines].count("message.ended") == 2
         assert {line["message_id"] for line in lines} == {folder.name for folder in folders}
         assert [line["seq"] for line in node.activity()] == list(range(1, len(node.activity()) + 1))
@@ -89,7 +87,7 @@ def test_the_public_port_serves_the_fleet_api_and_health_alone(stack: Stack) -> 
     assert stack.get("/docs") == 200
 
 
-def test_a_dead_clientapp_is_answered_for_at_once(stack: Stack, wait_for: WaitFor) -> None:
+def test_a_dead_clientapp_is_answered_for_at_once(stack: Stack) -> None:
     run = stack.begin("exit+killed")
     assert stack.wait_end(run) == "completed"
     replies = stack.replies(run)
@@ -100,22 +98,22 @@ def test_a_dead_clientapp_is_answered_for_at_once(stack: Stack, wait_for: WaitFo
     last_lines = ["last words", "client says hello"]
     assert [reason[-1] for reason in reasons] == last_lines
     for node, how, last_line in zip(stack.nodes, hows, last_lines, strict=True):
-        died = _activity(node, run, 2, wait_for)[-1]
+        died = _activity(node, run, 2)[-1]
         assert (died["event"], died["reason"], died["last_lines"][-1]) == ("clientapp.died", how, last_line)
         assert min(reply["at"] for reply in replies) - datetime.fromisoformat(died["at"]).timestamp() < 5
 
 
-def test_a_traceback_is_kept_and_a_terminated_clientapp_is_answered_for(stack: Stack, wait_for: WaitFor) -> None:
+def test_a_traceback_is_kept_and_a_terminated_clientapp_is_answered_for(stack: Stack) -> None:
     run = stack.begin("raises+terminated")
     assert stack.wait_end(run) == "completed"
     assert sorted(reply["error"]["code"] for reply in stack.replies(run)) == [2, 8]
-    raised, terminated = (_activity(node, run, 2, wait_for)[-1] for node in stack.nodes)
+    raised, terminated = (_activity(node, run, 2)[-1] for node in stack.nodes)
     assert (raised["event"], raised["rc"]) == ("message.ended", 1)
     assert any("no such column" in line for line in raised["last_lines"])
     assert (terminated["event"], terminated["reason"]) == ("clientapp.died", "exit code 0")
 
 
-def test_stopping_a_run_ends_its_clientapps_and_frees_the_nodes(stack: Stack, wait_for: WaitFor) -> None:
+def test_stopping_a_run_ends_its_clientapps_and_frees_the_nodes(stack: Stack) -> None:
     run = stack.begin("sleeps+busy")
     pids = [node.wait_clientapp(run)["pid"] for node in stack.nodes]
     _assert_no_token_is_visible(stack, [*pids, json.loads((stack.attempt(run) / "proc.json").read_text())["pid"]])
@@ -123,13 +121,13 @@ def test_stopping_a_run_ends_its_clientapps_and_frees_the_nodes(stack: Stack, wa
     stack.stop(run)
     wait_for("every process of the run is dead", lambda: not any(_is_alive(pid) for pid in pids), 15)
     for node in stack.nodes:
-        cancelled = _activity(node, run, 2, wait_for)[-1]
+        cancelled = _activity(node, run, 2)[-1]
         assert cancelled["event"] == "message.cancelled"
         assert cancelled["reason"] == "killed by signal 9 (SIGKILL): its run is over"
     assert stack.wait_end(stack.begin("echo")) == "completed"
 
 
-def test_the_wanted_file_ends_clientapps_without_asking_superlink(stack: Stack, wait_for: WaitFor) -> None:
+def test_the_wanted_file_ends_clientapps_without_asking_superlink(stack: Stack) -> None:
     run = stack.begin("sleeps", wait=60.0)
     pids = [node.wait_clientapp(run)["pid"] for node in stack.nodes]
     over, cancelled = stack.nodes
@@ -146,25 +144,25 @@ def test_the_wanted_file_ends_clientapps_without_asking_superlink(stack: Stack, 
         node.wanted_file.unlink()
 
 
-def test_a_serverapp_that_raises_leaves_its_traceback(stack: Stack, wait_for: WaitFor) -> None:
+def test_a_serverapp_that_raises_leaves_its_traceback(stack: Stack) -> None:
     run = stack.begin("server-raises")
     assert stack.wait_end(run) == "failed"
-    ended = _ended(stack, run, wait_for)
+    ended = _ended(stack, run)
     assert (ended["rc"], ended["signal"]) == (1, None)
     assert any("ValueError: the server has a bad day" in line for line in ended["last_lines"])
 
 
-def test_a_killed_serverapp_is_said_to_be_killed(stack: Stack, wait_for: WaitFor) -> None:
+def test_a_killed_serverapp_is_said_to_be_killed(stack: Stack) -> None:
     run = stack.begin("sleeps")
     stack.nodes[0].wait_clientapp(run)
     os.killpg(json.loads((stack.attempt(run) / "proc.json").read_text())["pid"], signal.SIGKILL)
-    ended = _ended(stack, run, wait_for)
+    ended = _ended(stack, run)
     assert (ended["rc"], ended["signal"]) == (None, 9)
     stack.stop(run)
     assert stack.wait_end(run) == "stopped"
 
 
-def _activity(node: Node, run: int, count: int, wait_for: WaitFor) -> list[dict[str, Any]]:
+def _activity(node: Node, run: int, count: int) -> list[dict[str, Any]]:
     """Wait for so many lines of a run in a node's activity."""
 
     def lines() -> list[dict[str, Any]]:
@@ -174,7 +172,7 @@ def _activity(node: Node, run: int, count: int, wait_for: WaitFor) -> list[dict[
     return wait_for("activity", lines)
 
 
-def _ended(stack: Stack, run: int, wait_for: WaitFor) -> dict[str, Any]:
+def _ended(stack: Stack, run: int) -> dict[str, Any]:
     path = stack.attempt(run) / "exit.json"
     wait_for("exit.json", path.exists)
     return dict(json.loads(path.read_text()))

@@ -12,6 +12,8 @@ import pytest
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
 
+from tests.flower_runtime.waiting import free_port
+
 
 class BrokenSuperLink(ThreadingHTTPServer):
     """Accepts any node, has no messages for it, and fails once it is told to."""
@@ -63,13 +65,11 @@ def _start(home: Path, superlink: BrokenSuperLink, port: int) -> subprocess.Pope
     return subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_a_node_whose_loop_ends_exits_and_only_one_works_in_a_directory(
-    tmp_path: Path, superlink: BrokenSuperLink, free_ports: tuple[int, int]
-) -> None:
-    with _start(tmp_path, superlink, free_ports[0]) as node:
+def test_a_node_whose_loop_ends_exits_and_only_one_works_in_a_directory(tmp_path: Path, superlink: BrokenSuperLink) -> None:
+    with _start(tmp_path, superlink, free_port()) as node:
         assert node.stdout is not None
         assert any("SuperNode ID: 7" in line for line in node.stdout)
-        with _start(tmp_path, superlink, free_ports[1]) as second:
+        with _start(tmp_path, superlink, free_port()) as second:
             assert second.stdout is not None
             assert second.wait(60) == 2
             assert second.stdout.read() == f"another SuperNode works in {tmp_path}/state\n"
