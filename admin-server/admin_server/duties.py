@@ -40,4 +40,5 @@ class Duties:
     async def give_up(self) -> None:
         """End runs, executor and SuperLink, if they are this server's; nothing is left behind."""
         if self._has_begun:
+            self._nodes.stop_marking()
             await self._superlink.take_down(self._runs.end_all)

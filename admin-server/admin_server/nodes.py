@@ -38,6 +38,7 @@ class Nodes:
         self._lost_nodes = lost_nodes
         self._wanted = wanted
         self._started_at = time.monotonic()
+        self._listens = True
 
     @property
     def _store(self) -> Store:
@@ -120,9 +121,13 @@ class Nodes:
             raise NodeNotFound(f"There is no node {node_id}.", node_id=node_id)
         return rows[0]
 
+    def stop_marking(self) -> None:
+        """Mark nobody any more: this server ends and does not listen, so silence says nothing."""
+        self._listens = False
+
     async def mark_lost(self) -> None:
         """Mark who was silent for 15 s, unless it was we or the database who did not listen."""
-        if min(time.monotonic() - self._started_at, self._database.up_s) < SILENT_S:
+        if not self._listens or min(time.monotonic() - self._started_at, self._database.up_s) < SILENT_S:
             return
         for row in await self._store.mark_lost_nodes(self._project["id"], SILENT_S):
             log.warning("node %s has been silent for %d s and is shown as lost", row["external_id"], SILENT_S)

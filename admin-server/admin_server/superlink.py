@@ -51,6 +51,7 @@ class Superlink:
         self._phase: str | None = None
         self._session_id: str | None = None
         self._changes: deque[dict[str, Any]] = deque(maxlen=100)
+        self._telling = asyncio.Lock()
 
     @property
     def flower(self) -> Flower:
@@ -236,9 +237,10 @@ class Superlink:
 
     async def _tell_changes(self) -> None:
         """Write what happened to the SuperLink's session, in order; what cannot be written now waits."""
-        while self._changes:
-            try:
-                await self._store.move_session(**self._changes[0])
-            except Refused as refused:
-                log.warning("the SuperLink's session keeps its state: %s", refused)
-            self._changes.popleft()
+        async with self._telling:
+            while self._changes:
+                try:
+                    await self._store.move_session(**self._changes[0])
+                except Refused as refused:
+                    log.warning("the SuperLink's session keeps its state: %s", refused)
+                self._changes.popleft()
