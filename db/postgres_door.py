@@ -37,7 +37,8 @@ class PostgresDoor:
         """Read a page of a view by keyset."""
         tests = [_test(column, value) for column, value in (where or {}).items()]
         tests.append(sql.SQL("true") if after is None else sql.SQL("v.key > {}").format(after))
-        query = sql.SQL("select to_jsonb(v) from {} v where {} order by v.key limit {}").format(
+        # The page is cut before its rows are made JSON: made first, a sort would make JSON of every row that it drops.
+        query = sql.SQL("select to_jsonb(p) from (select * from {} v where {} order by v.key limit {}) p order by p.key").format(
             sql.Identifier("public", view), sql.SQL(" and ").join(tests), limit
         )
         return [row[0] for row in await self._fetch(query)]

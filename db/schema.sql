@@ -256,7 +256,7 @@ comment on column public.rounds.status is '
 alter table public.rounds enable row level security;
 
 create table public.node_updates (
-  key bigint generated always as identity primary key,
+  key bigint generated always as identity,
   run_id uuid not null,
   round integer not null,
   node_id uuid references public.nodes on delete set null,
@@ -277,11 +277,11 @@ create table public.node_updates (
   facts jsonb not null default '{}' constraint node_updates_facts_is_object check (jsonb_typeof(facts) = 'object'),
   cause jsonb,
   at timestamptz not null,
+  primary key (run_id, key),
   unique (run_id, round, flower_node_id, kind, wave),
   foreign key (run_id, round) references public.rounds (run_id, round) on delete cascade
 );
 create index node_updates_node_id on public.node_updates (node_id, key);
-create index node_updates_run_id on public.node_updates (run_id, key);
 comment on table public.node_updates is 'What became of each message to a node; node_id is null for a Flower node that never enrolled here.';
 comment on column public.node_updates.status is '
   sent ──▶ counted | refused | failed | lost | late      lost ──its reply comes after all──▶ late
@@ -289,7 +289,7 @@ comment on column public.node_updates.status is '
 alter table public.node_updates enable row level security;
 
 create table public.metrics (
-  key bigint generated always as identity primary key,
+  key bigint generated always as identity,
   run_id uuid not null,
   round integer not null,
   scope text not null constraint metrics_scope_is_known check (scope in ('node', 'clients', 'server')),
@@ -299,10 +299,10 @@ create table public.metrics (
   value double precision not null
     constraint metrics_value_is_finite check (value > '-Infinity' and value < 'Infinity'),
   at timestamptz not null,
+  primary key (run_id, key),
   unique nulls not distinct (run_id, round, scope, flower_node_id, name),
   foreign key (run_id, round) references public.rounds (run_id, round) on delete cascade
 );
-create index metrics_run_id on public.metrics (run_id, key);
 create index metrics_node_id on public.metrics (node_id);
 comment on table public.metrics is 'Numbers by round. scope node: one node''s; clients: their weighted mean; server: the server''s own evaluation.';
 alter table public.metrics enable row level security;
@@ -344,9 +344,10 @@ comment on table public.models is 'Artifacts that somebody declared a version of
 alter table public.models enable row level security;
 
 -- What happened, and what was printed.
+-- Large tables have no index on key alone: with one, a page of one run is sometimes planned as a walk through all runs.
 
 create table public.events (
-  key bigint generated always as identity primary key,
+  key bigint generated always as identity,
   project_id uuid not null references public.projects on delete cascade,
   run_id uuid references public.federated_runs on delete cascade,
   node_id uuid references public.nodes on delete set null,
@@ -359,9 +360,9 @@ create table public.events (
   data jsonb not null default '{}' constraint events_data_is_object check (jsonb_typeof(data) = 'object'),
   at timestamptz not null default now(),
   journal_seq bigint,
-  dedupe_key text
+  dedupe_key text,
+  primary key (project_id, key)
 );
-create index events_project_id on public.events (project_id, key);
 create index events_run_id on public.events (run_id, key);
 create index events_node_id on public.events (node_id, key);
 create unique index events_once on public.events (project_id, dedupe_key) where dedupe_key is not null;
@@ -371,7 +372,7 @@ comment on column public.events.dedupe_key is 'What makes it the same event when
 alter table public.events enable row level security;
 
 create table public.log_lines (
-  key bigint generated always as identity primary key,
+  key bigint generated always as identity,
   run_id uuid references public.federated_runs on delete cascade,
   node_id uuid references public.nodes on delete set null,
   flower_run_id public.flower_id,
@@ -382,9 +383,9 @@ create table public.log_lines (
   text text not null,
   message_id text,
   at timestamptz not null,
-  received_at timestamptz not null default now()
+  received_at timestamptz not null default now(),
+  unique nulls not distinct (run_id, key)
 );
-create index log_lines_run_id on public.log_lines (run_id, key);
 create index log_lines_node_id on public.log_lines (node_id, key);
 create index log_lines_orphans on public.log_lines (flower_run_id) where run_id is null;
 create index log_lines_received_at on public.log_lines using brin (received_at);
@@ -1501,36 +1502,35 @@ language plpgsql set search_path = '' as $$
 declare
   v_room bigint;
   v_count integer := jsonb_array_length(p_lines);
-  v_keys bigint[];
-  v_said bigint;
+  v_added jsonb;
 begin
   if v_count = 0 then
     return '[]';
   end if;
   insert into public.log_tails as t (run_id, stream, lines) values (p_run_id, '', v_count)
   on conflict (run_id, stream) do update set lines = t.lines + excluded.lines
-  returning p_log_lines_per_run - (t.lines - v_count) into v_room;
-  with added as (
+  returning case when p_run_id is null then v_count else p_log_lines_per_run - (t.lines - v_count) end into v_room;
+  with given as (
+    select l.line, l.place from jsonb_array_elements(p_lines) with ordinality as l (line, place) where l.place <= v_room
+    union all
+    select jsonb_build_object('source', 'serverapp', 'level', 'warning',
+      'text', format('%s lines of this run are stored: further ones are in the files alone.', p_log_lines_per_run)), v_room + 1
+    where v_room >= 0 and v_room < v_count
+  ), added as (
     insert into public.log_lines (run_id, node_id, flower_run_id, stream, source, level, text, message_id, at)
-    select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, l.line ->> 'source'), f.o_level, f.o_text,
+    select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, g.line ->> 'source'), f.o_level, f.o_text,
       p_message_id, f.o_at
-    from jsonb_array_elements(p_lines) with ordinality as l (line, place)
-    cross join lateral espalier.log_line(l.line) as f
-    left join public.nodes n on p_node_id is null and n.id::text = l.line ->> 'node_id'
-    where p_run_id is null or l.place <= v_room
-    order by l.place
-    returning key
+    from given g
+    cross join lateral espalier.log_line(g.line) as f
+    left join public.nodes n on p_node_id is null and n.id::text = g.line ->> 'node_id'
+    order by g.place
+    returning *
   )
-  select array_agg(key) into v_keys from added;
-  if p_run_id is not null and v_room >= 0 and v_room < v_count then
-    insert into public.log_lines (run_id, node_id, stream, source, level, text, at)
-    values (p_run_id, p_node_id, p_stream, coalesce(p_source, 'serverapp'), 'warning',
-      format('%s lines of this run are stored: further ones are in the files alone.', p_log_lines_per_run), now())
-    returning key into v_said;
-  end if;
-  return (
-    select coalesce(jsonb_agg(to_jsonb(l) order by l.key), '[]') from public.log_list l where l.key = any (v_keys || v_said)
-  );
+  select coalesce(jsonb_agg(
+    to_jsonb(a) || jsonb_build_object('node_name', n.display_name, 'project_id', coalesce(r.project_id, n.project_id)) order by a.key), '[]')
+  into v_added
+  from added a left join public.nodes n on n.id = a.node_id left join public.federated_runs r on r.id = a.run_id;
+  return v_added;
 end
 $$;
 

@@ -21,36 +21,35 @@ language plpgsql set search_path = '' as $$
 declare
   v_room bigint;
   v_count integer := jsonb_array_length(p_lines);
-  v_keys bigint[];
-  v_said bigint;
+  v_added jsonb;
 begin
   if v_count = 0 then
     return '[]';
   end if;
   insert into public.log_tails as t (run_id, stream, lines) values (p_run_id, '', v_count)
   on conflict (run_id, stream) do update set lines = t.lines + excluded.lines
-  returning p_log_lines_per_run - (t.lines - v_count) into v_room;
-  with added as (
+  returning case when p_run_id is null then v_count else p_log_lines_per_run - (t.lines - v_count) end into v_room;
+  with given as (
+    select l.line, l.place from jsonb_array_elements(p_lines) with ordinality as l (line, place) where l.place <= v_room
+    union all
+    select jsonb_build_object('source', 'serverapp', 'level', 'warning',
+      'text', format('%s lines of this run are stored: further ones are in the files alone.', p_log_lines_per_run)), v_room + 1
+    where v_room >= 0 and v_room < v_count
+  ), added as (
     insert into public.log_lines (run_id, node_id, flower_run_id, stream, source, level, text, message_id, at)
-    select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, l.line ->> 'source'), f.o_level, f.o_text,
+    select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, g.line ->> 'source'), f.o_level, f.o_text,
       p_message_id, f.o_at
-    from jsonb_array_elements(p_lines) with ordinality as l (line, place)
-    cross join lateral espalier.log_line(l.line) as f
-    left join public.nodes n on p_node_id is null and n.id::text = l.line ->> 'node_id'
-    where p_run_id is null or l.place <= v_room
-    order by l.place
-    returning key
+    from given g
+    cross join lateral espalier.log_line(g.line) as f
+    left join public.nodes n on p_node_id is null and n.id::text = g.line ->> 'node_id'
+    order by g.place
+    returning *
   )
-  select array_agg(key) into v_keys from added;
-  if p_run_id is not null and v_room >= 0 and v_room < v_count then
-    insert into public.log_lines (run_id, node_id, stream, source, level, text, at)
-    values (p_run_id, p_node_id, p_stream, coalesce(p_source, 'serverapp'), 'warning',
-      format('%s lines of this run are stored: further ones are in the files alone.', p_log_lines_per_run), now())
-    returning key into v_said;
-  end if;
-  return (
-    select coalesce(jsonb_agg(to_jsonb(l) order by l.key), '[]') from public.log_list l where l.key = any (v_keys || v_said)
-  );
+  select coalesce(jsonb_agg(
+    to_jsonb(a) || jsonb_build_object('node_name', n.display_name, 'project_id', coalesce(r.project_id, n.project_id)) order by a.key), '[]')
+  into v_added
+  from added a left join public.nodes n on n.id = a.node_id left join public.federated_runs r on r.id = a.run_id;
+  return v_added;
 end
 $$;
 

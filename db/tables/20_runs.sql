@@ -95,7 +95,7 @@ comment on column public.rounds.status is '
 alter table public.rounds enable row level security;
 
 create table public.node_updates (
-  key bigint generated always as identity primary key,
+  key bigint generated always as identity,
   run_id uuid not null,
   round integer not null,
   node_id uuid references public.nodes on delete set null,
@@ -116,11 +116,11 @@ create table public.node_updates (
   facts jsonb not null default '{}' constraint node_updates_facts_is_object check (jsonb_typeof(facts) = 'object'),
   cause jsonb,
   at timestamptz not null,
+  primary key (run_id, key),
   unique (run_id, round, flower_node_id, kind, wave),
   foreign key (run_id, round) references public.rounds (run_id, round) on delete cascade
 );
 create index node_updates_node_id on public.node_updates (node_id, key);
-create index node_updates_run_id on public.node_updates (run_id, key);
 comment on table public.node_updates is 'What became of each message to a node; node_id is null for a Flower node that never enrolled here.';
 comment on column public.node_updates.status is '
   sent ──▶ counted | refused | failed | lost | late      lost ──its reply comes after all──▶ late
@@ -128,7 +128,7 @@ comment on column public.node_updates.status is '
 alter table public.node_updates enable row level security;
 
 create table public.metrics (
-  key bigint generated always as identity primary key,
+  key bigint generated always as identity,
   run_id uuid not null,
   round integer not null,
   scope text not null constraint metrics_scope_is_known check (scope in ('node', 'clients', 'server')),
@@ -138,10 +138,10 @@ create table public.metrics (
   value double precision not null
     constraint metrics_value_is_finite check (value > '-Infinity' and value < 'Infinity'),
   at timestamptz not null,
+  primary key (run_id, key),
   unique nulls not distinct (run_id, round, scope, flower_node_id, name),
   foreign key (run_id, round) references public.rounds (run_id, round) on delete cascade
 );
-create index metrics_run_id on public.metrics (run_id, key);
 create index metrics_node_id on public.metrics (node_id);
 comment on table public.metrics is 'Numbers by round. scope node: one node''s; clients: their weighted mean; server: the server''s own evaluation.';
 alter table public.metrics enable row level security;

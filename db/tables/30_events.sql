@@ -1,7 +1,8 @@
 -- What happened, and what was printed.
+-- Large tables have no index on key alone: with one, a page of one run is sometimes planned as a walk through all runs.
 
 create table public.events (
-  key bigint generated always as identity primary key,
+  key bigint generated always as identity,
   project_id uuid not null references public.projects on delete cascade,
   run_id uuid references public.federated_runs on delete cascade,
   node_id uuid references public.nodes on delete set null,
@@ -14,9 +15,9 @@ create table public.events (
   data jsonb not null default '{}' constraint events_data_is_object check (jsonb_typeof(data) = 'object'),
   at timestamptz not null default now(),
   journal_seq bigint,
-  dedupe_key text
+  dedupe_key text,
+  primary key (project_id, key)
 );
-create index events_project_id on public.events (project_id, key);
 create index events_run_id on public.events (run_id, key);
 create index events_node_id on public.events (node_id, key);
 create unique index events_once on public.events (project_id, dedupe_key) where dedupe_key is not null;
@@ -26,7 +27,7 @@ comment on column public.events.dedupe_key is 'What makes it the same event when
 alter table public.events enable row level security;
 
 create table public.log_lines (
-  key bigint generated always as identity primary key,
+  key bigint generated always as identity,
   run_id uuid references public.federated_runs on delete cascade,
   node_id uuid references public.nodes on delete set null,
   flower_run_id public.flower_id,
@@ -37,9 +38,9 @@ create table public.log_lines (
   text text not null,
   message_id text,
   at timestamptz not null,
-  received_at timestamptz not null default now()
+  received_at timestamptz not null default now(),
+  unique nulls not distinct (run_id, key)
 );
-create index log_lines_run_id on public.log_lines (run_id, key);
 create index log_lines_node_id on public.log_lines (node_id, key);
 create index log_lines_orphans on public.log_lines (flower_run_id) where run_id is null;
 create index log_lines_received_at on public.log_lines using brin (received_at);

@@ -198,7 +198,7 @@ async def test_forwarded_lines_belong_to_their_run_also_when_it_is_adopted_later
     (later,) = (await store.accept_reports(node["id"], "spool", [line(2, "log", **log)]))["lines"]
     assert later["run_id"] == run["id"]
     rows = await store.rows("log_list", {"run_id": run["id"]})
-    assert [row["key"] for row in rows] == [early["key"], later["key"]]
+    assert rows == [early | {"run_id": run["id"]}, later]
     assert (rows[0]["level"], rows[0]["source"], rows[0]["node_name"], rows[0]["message_id"]) == (
         "error",
         "clientapp",
