@@ -7,6 +7,7 @@ from flower_runtime.selfcheck import Pin
 Part = Literal["superlink", "executor", "serverapp", "supernode", "clientapp", "deactivate"]
 
 _BACKOFF = ("initial_backoff", "backoff_cap", "max_tries_per_object")
+_PUSH_MENTIONS = ("get_messages_legacy", "get_object_tree", "get", "delete_messages", "time", "sleep")
 _SUPERLINK = "flwr.superlink.cli.flower_superlink"
 _SERVERAPP = "flwr.superlink.cli.flwr_serverapp"
 _CLIENTAPP = "flwr.supernode.runtime.run_clientapp"
@@ -66,7 +67,12 @@ PINS: dict[Part, tuple[Pin, ...]] = {
             mentions=("_init_connection", "_pull_and_store_message", "_push_messages", "time", "sleep"),
         ),
         Pin(_LOOP, "_pull_and_store_message", mentions=("create_task", "store_message", "pull_objects")),
-        Pin(_LOOP, "_push_messages", mentions=("get_messages_legacy", "get_object_tree", "get", "time", "sleep")),
+        Pin(
+            _LOOP,
+            "_push_messages",
+            ("state", "object_store", "send", "push_object"),
+            mentions=("get_messages_legacy", "get_object_tree", "get", "time", "sleep"),
+        ),
         Pin(_LOOP, "_init_connection", mentions=("http_request_response",)),
         Pin(_LOOP, "http_request_response", mentions=("HeartbeatSender",)),
         Pin(_LOOP, "pull_objects", _BACKOFF),

@@ -27,6 +27,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> NodeState:
         (start_client_internal, "time"),
         (start_client_internal, "pull_objects"),
         (start_client_internal, "http_request_response"),
+        (start_client_internal, "_push_messages"),
         (fleet_http_connection, "HeartbeatSender"),
         (http_retry, "MAX_RETRY_DELAY"),
         (heartbeat, "exponential"),

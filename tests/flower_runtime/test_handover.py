@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from flower_runtime.handover import ClientAppTask, Handover
+from flower_runtime.patch import original
 
 from tests.flower_runtime.node_state import NodeState
 
@@ -142,6 +143,27 @@ def test_a_finished_task_is_not_taken_for_crashed_later(node: NodeState) -> None
     handover.finish(task, "killed by signal 9 (SIGKILL)")
     assert state.get_tasks(task_ids=[task.task_id])[0].status.status == "finished"
     assert state.get_task_by_token(task.token) is None
+
+
+def test_an_answer_that_nobody_fetched_does_not_stand_in_for_the_next_messages(node: NodeState) -> None:
+    handover, state = node.handover, node.state
+    stopped = node.arrive("stopped")
+    task = _take(handover, state)
+    handover.finish(task, "killed by signal 9 (SIGKILL): its run is over")
+    state.delete_messages(message_ids=[stopped.metadata.message_id])  # as the loop does when it cannot pull the objects
+    second = node.arrive("second")
+    _take(handover, state)
+    sent: list[str] = []
+
+    def send(reply: Any, *_: object) -> tuple[set[str], str]:
+        sent.append(reply.metadata.reply_to_message_id)
+        if len(sent) == 1:
+            _upload(state, _reply(second), whole=True)  # the ClientApp replies after the loop has pushed once
+        return set(), "session"
+
+    push_messages = original("flwr.supernode.start_client_internal", "_push_messages")
+    push_messages(state=state, object_store=state.object_store, send=send, push_object=None)
+    assert sent == [stopped.metadata.message_id, second.metadata.message_id]
 
 
 def test_a_task_is_kept_while_its_process_lives(node: NodeState) -> None:
