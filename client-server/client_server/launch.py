@@ -72,6 +72,10 @@ def resolve(request: SupernodeStartRequest, identity: Identity | None, settings:
         if request.certificates_path is not None:
             raise StartRequestRefused("insecure and certificates_path exclude each other.", field="certificates_path")
         return Target(address, None, None)
+    if identity.insecure and request.superlink_address is None and request.certificates_path is None:
+        raise StartRequestRefused(
+            "The coordinator's SuperLink has no TLS: say insecure: true to go along with that.", field="insecure"
+        )
     return Target(address, _certificates(request.certificates_path, settings.folder), settings.folder.node_key)
 
 

@@ -28,9 +28,11 @@ async def until_silent(
 
 
 def is_connected(pid: int, remote_port: int) -> bool:
-    """Say whether a process has a TCP connection, be it a half closed one, to this port; one that has ended is not silent."""
+    """Say whether a process has a TCP connection, be it a half closed one, to this port; one that has ended, or that
+    we may not look at, is not taken for silent.
+    """
     try:
         connections = psutil.Process(pid).net_connections(kind="tcp")
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return True
     return any(connection.raddr and connection.raddr.port == remote_port for connection in connections)

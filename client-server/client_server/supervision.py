@@ -216,6 +216,7 @@ class Supervision:
                 self._sessions.move("stopping")
                 await self._stop_process()
             elif not ended.done():
+                silent.result()
                 why = f"it had not talked to the SuperLink for {self._patience.silence_s:g} s"
                 self._kill_process()
             end = await ended

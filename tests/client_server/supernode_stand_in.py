@@ -1,7 +1,8 @@
 """Stands in for flower_runtime.supernode: ready at once, connected to its SuperLink, and does what the file `do` tells it.
 
-Standard library only, so that it starts in 30 ms. Words of `do`, one a line: `exit N`, `silent`, `say TEXT`, `note JSON` (a
-line of activity.jsonl), `output RUN MESSAGE TEXT`, `clientapp RUN MESSAGE` (a child in a group of its own that sleeps).
+Standard library only, so that it starts in 30 ms. Words of `do`, one a line: `exit N`, `hang SECONDS`, `silent`,
+`say TEXT`, `note JSON` (a line of activity.jsonl), `output RUN MESSAGE TEXT`, `clientapp RUN MESSAGE` (a child in a group of
+its own that sleeps).
 The file `at-start`, where there is one, is done before it is ready.
 """
 
@@ -51,6 +52,8 @@ def do(state_dir: Path, words: str, connection: socket.socket) -> None:
         word, _, rest = line.partition(" ")
         if word == "exit":
             sys.exit(int(rest))
+        elif word == "hang":
+            time.sleep(float(rest))
         elif word == "silent":
             connection.close()
         elif word == "say":

@@ -159,6 +159,17 @@ async def test_an_insecure_supernode_has_no_key_and_is_not_deactivated(site: Ope
     assert sites.deactivated() == []
 
 
+async def test_a_coordinator_without_tls_is_gone_along_with_only_when_asked_to(sites: SiteMaker, admin: AdminStandIn) -> None:
+    admin.ca_certificate = None
+    async with appeared(superlink()) as plain, sites.open() as site:
+        admin.superlink_address = f"127.0.0.1:{plain.port}"
+        await site.enrol(admin.invitation())
+        refused = await site.post("/supernode/start", {})
+        assert refused.status_code == 422
+        assert "say insecure: true" in refused.json()["detail"]
+        await site.start(insecure=True)
+
+
 async def test_the_supernode_keeps_its_own_port(site: OpenSite, unused_tcp_port: int) -> None:
     await site.start(clientappio_api_address=f"127.0.0.1:{unused_tcp_port}", extra_args=["--max-retries", "3"])
     pid = site.record().pid

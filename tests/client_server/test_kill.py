@@ -120,6 +120,20 @@ async def test_the_next_life_finds_the_same_supernode_and_term_stops_it(process:
     assert not record.is_alive()
 
 
+async def test_a_supernode_that_was_still_starting_is_found_again_too(process: SiteProcess, admin: AdminStandIn) -> None:
+    await process.ask("POST", "/supernode/stop")
+    await process.until("stopped")
+    (process.folder / "supernode" / "at-start").write_text("hang 4\n")
+    await process.ask("POST", "/supernode/start", {})
+    await eventually((process.folder / "supernode" / "proc.json").exists)
+    before = await process.state()
+    assert before["state"] == "starting"
+    await process.end(signal.SIGKILL)
+    await process.start()
+    after = await process.until("running")
+    assert (after["pid"], after["session_id"]) == (before["pid"], before["session_id"])
+
+
 async def test_a_supernode_that_died_meanwhile_is_lost_and_started_again(
     process: SiteProcess, sites: SiteMaker, admin: AdminStandIn
 ) -> None:

@@ -99,6 +99,31 @@ async def test_a_supernode_that_is_not_ready_is_tried_again_and_shown_as_failed(
     assert [said for _, said in admin.statuses()][:3] == ["starting", "failed", "starting"]
 
 
+@pytest.mark.parametrize("how", ["starting", "backing off", "waiting for the SuperLink"])
+async def test_a_stop_comes_through_before_it_runs(
+    site: OpenSite, admin: AdminStandIn, superlink_there: Listener, how: str
+) -> None:
+    at_start = site.folder / "supernode" / "at-start"
+    at_start.write_text("hang 60\n" if how == "starting" else "exit 1\n")
+    if how == "waiting for the SuperLink":
+        at_start.unlink()
+        await site.start()
+        await superlink_there.disappear()
+        site.tell_supernode("exit 1")
+        await eventually(lambda: "Nothing answers" in (site.site.supernode.describe()["reason"] or ""))
+    else:
+        assert (await site.post("/supernode/start", {})).status_code == 202
+        started = site.folder / "supernode" / "started-with.json"
+        await eventually(started.exists if how == "starting" else lambda: site.site.supernode.state == "failed")
+    assert (await site.post("/supernode/stop")).status_code == 202
+    await eventually(lambda: site.site.supernode.state == "stopped", within_s=3)
+    assert (await site.get("/supernode"))["pid"] is None
+    at_start.unlink(missing_ok=True)
+    await superlink_there.disappear()
+    await superlink_there.appear()
+    await site.start()
+
+
 async def test_a_start_while_it_runs_is_refused(site: OpenSite) -> None:
     await site.start()
     pid = site.record().pid
