@@ -50,6 +50,7 @@ class Apps:
             known = self._built.get(source)
             if known is None or known[0] != mark or not known[1].path.is_file():
                 self._built[source] = known = (mark, await build(source, self._fabs_dir))
+                self._built[known[1].path] = (fingerprint(known[1].path), known[1])  # the same under its hash
             return known[1]
 
     async def upload(self, content: bytes) -> Fab:
