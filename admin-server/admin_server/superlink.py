@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from control_plane.environment import child_environment
 from control_plane.errors import EspalierError, StartFailed
 from control_plane.files import read_json, write_json
 from control_plane.probes import Probe, http_ok, log_line
-from control_plane.process import State, SupervisedProcess
+from control_plane.process import SupervisedProcess
 from pydantic import ValidationError
 
 from admin_server import flwr_config
@@ -24,7 +23,8 @@ from admin_server.kept import Kept, Launch
 from admin_server.schemas import SuperlinkStart
 from admin_server.settings import Settings
 from admin_server.superlink_plan import SuperlinkPlan, plan
-from db.errors import DatabaseUnavailable, Refused
+from admin_server.superlink_session import SuperlinkSession
+from db.errors import DatabaseUnavailable
 from db.store import Store
 
 log = logging.getLogger(__name__)
@@ -37,21 +37,18 @@ class Superlink:
 
     def __init__(self, settings: Settings, store: Store, node_id: str, background: Background) -> None:
         self._settings = settings
-        self._store = store
-        self._node_id = node_id
+        self._session = SuperlinkSession(store, node_id)
         self._background = background
         self._home = settings.espalier_home
         self._request_path = self._home / "superlink" / "start.json"
-        superlink = SupervisedProcess("superlink", self._home / "superlink", ready_timeout_s=60, on_change=self._note_change)
+        superlink = SupervisedProcess("superlink", self._home / "superlink", ready_timeout_s=60, on_change=self._session.note)
         self._superlink = Kept(superlink, self._superlink_launch)
         executor = SupervisedProcess("executor", self._home / "executor", ready_timeout_s=60)
         self._executor = Kept(executor, self._executor_launch)
+        self._request: SuperlinkStart | None = None
         self._plan: SuperlinkPlan | None = None
         self._flower: Flower | None = None
         self._phase: str | None = None
-        self._session_id: str | None = None
-        self._changes: deque[dict[str, Any]] = deque(maxlen=100)
-        self._telling = asyncio.Lock()
 
     @property
     def flower(self) -> Flower:
@@ -85,14 +82,14 @@ class Superlink:
             "address": made.address if made else None,
             "public_address": made.public_address if made else None,
             "insecure": made.insecure if made else None,
-            "session_id": self._session_id,
+            "session_id": self._session.id,
             "log_path": str(self._superlink.process.log_path),
             "executor": self._executor.view(),
         }
 
     async def begin(self) -> None:
         """Find again what an earlier server left, or start it again when it was to run; then keep it."""
-        request = self._last_request()
+        self._request = request = self._last_request()
         if request is not None:
             try:
                 self._plan = await asyncio.to_thread(plan, request, self._settings)
@@ -100,12 +97,12 @@ class Superlink:
                 log.error("the SuperLink is ended, since it cannot be started again as it was: %s", refused)
                 self._background.once("end of the SuperLink", self._end_leftovers())
             else:
-                self._session_id = (read_json(self._request_path) or {}).get("session_id")
+                self._session.id = (read_json(self._request_path) or {}).get("session_id")
                 self._flower = Flower(self._plan.address, self._plan.ca_pem)
                 self._phase = "starting"
                 self._background.once("adoption of the SuperLink", self._adopt(self._plan))
         self._background.repeat("supervision of the SuperLink", self._keep, KEEP_S)
-        self._background.repeat("sessions of the SuperLink", self._tell_changes, KEEP_S)
+        self._background.repeat("sessions of the SuperLink", self._session.tell, KEEP_S)
 
     async def start(self, request: SuperlinkStart) -> None:
         """Check the request and begin to start. Raises SuperlinkActive and what a plan refuses."""
@@ -114,8 +111,9 @@ class Superlink:
         self._phase = "starting"
         try:
             self._plan = await asyncio.to_thread(plan, request, self._settings)
-            self._session_id = await self._open_session(self._plan)
-            write_json(self._request_path, {"request": request.model_dump(), "session_id": self._session_id})
+            await self._session.open(self._plan)
+            self._request = request
+            self._remember()
         except BaseException:
             self._phase = None
             raise
@@ -145,7 +143,7 @@ class Superlink:
         finally:
             self._phase = None
         try:
-            await self._tell_changes()
+            await self._session.tell()
         except DatabaseUnavailable as away:
             log.warning("the end of the SuperLink's session is not in the database: %s", away)
 
@@ -157,7 +155,8 @@ class Superlink:
             log.info("the executor that the server before left is %s", "running" if found else "gone")
             flwr_config.write(self._home, made.address, made.ca)
         finally:
-            self._phase = None
+            if self._phase == "starting":
+                self._phase = None
 
     async def _end_leftovers(self) -> None:
         self._request_path.unlink(missing_ok=True)
@@ -191,9 +190,10 @@ class Superlink:
 
     async def _superlink_launch(self) -> Launch:
         made = self._made()
-        if self._session_id is None:
+        if self._session.id is None:
             try:
-                self._session_id = await self._open_session(made)
+                await self._session.open(made)
+                self._remember()
             except DatabaseUnavailable as away:
                 log.warning("the SuperLink starts without a row for its session: %s", away)
         return Launch(made.superlink_argv(), self._environment(), self._probe(made))
@@ -222,25 +222,7 @@ class Superlink:
             log.warning("%s cannot be read, so the SuperLink is not started again: %s", self._request_path, broken)
             return None
 
-    async def _open_session(self, made: SuperlinkPlan) -> str:
-        config = {"insecure": made.insecure, "address": made.address, "public_address": made.public_address}
-        session = await self._store.open_session(self._node_id, "superlink", {**config, "extra_args": list(made.extra)})
-        return str(session["id"])
-
-    async def _note_change(self, process: SupervisedProcess) -> None:
-        end = process.exit
-        told = {"pid": process.pid, "reason": end.reason if end else None, "last_lines": end.last_lines if end else None}
-        if self._session_id is not None and process.state is not State.STARTING:  # a session is made as starting
-            self._changes.append({"session_id": self._session_id, "status": str(process.state), **told})
-        if not process.is_alive:
-            self._session_id = None
-
-    async def _tell_changes(self) -> None:
-        """Write what happened to the SuperLink's session, in order; what cannot be written now waits."""
-        async with self._telling:
-            while self._changes:
-                try:
-                    await self._store.move_session(**self._changes[0])
-                except Refused as refused:
-                    log.warning("the SuperLink's session keeps its state: %s", refused)
-                self._changes.popleft()
+    def _remember(self) -> None:
+        """Keep what the SuperLink was started with, and its session, for a server after this one."""
+        if self._request is not None:
+            write_json(self._request_path, {"request": self._request.model_dump(), "session_id": self._session.id})
