@@ -1,6 +1,7 @@
-"""What an ended SuperNode may leave behind: ClientApps that train on."""
+"""What an ended SuperNode may leave behind: ClientApps that train on, and every app that it ever unpacked."""
 
 import logging
+import shutil
 import signal
 from pathlib import Path
 
@@ -20,3 +21,8 @@ def kill_clientapps(clientapps: Path) -> list[int]:
             _log.warning("killed a ClientApp that outlived its SuperNode", extra={"pid": record.pid, "folder": str(path.parent)})
             killed.append(record.pid)
     return killed
+
+
+def remove_unpacked_apps(flwr_home: Path) -> None:
+    """Remove the apps that Flower unpacked, one folder for each version that ever ran; it unpacks again what runs again."""
+    shutil.rmtree(flwr_home / "apps", ignore_errors=True)

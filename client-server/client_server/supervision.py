@@ -17,7 +17,7 @@ from client_server.errors import SuperLinkUnreachable
 from client_server.halting import unless, unless_ended
 from client_server.identity import IdentityStore
 from client_server.launch import Commands, Target, choose_port, deactivate_argv, resolve, supernode_argv, supernode_environment
-from client_server.leftovers import kill_clientapps
+from client_server.leftovers import kill_clientapps, remove_unpacked_apps
 from client_server.patience import Patience
 from client_server.plan import PlanStore
 from client_server.reach import check_superlink, superlink_answers
@@ -161,6 +161,7 @@ class Supervision:
         port = choose_port(plan.request, plan.port)
         self._plans.change(port=port)
         await asyncio.to_thread(kill_clientapps, self._folder.clientapps)
+        await asyncio.to_thread(remove_unpacked_apps, self._folder.flwr_home)
         log_offset = self.process.log_size()
         config = {**plan.request.model_dump(mode="json"), "superlink_address": self._target.superlink, "port": port}
         session = self._sessions.open({**config, "forward_logs": self._settings.forward_logs}, log_offset)

@@ -147,6 +147,14 @@ async def test_no_clientapp_outlives_its_supernode(site: OpenSite) -> None:
     assert not clientapp.is_alive()
 
 
+async def test_what_earlier_runs_unpacked_is_gone_at_the_next_start(site: OpenSite) -> None:
+    unpacked = site.folder / "supernode" / "flwr-home" / "apps" / "old.app.1.0.0.deadbeef"
+    unpacked.mkdir(parents=True)
+    await site.start()
+    assert not unpacked.exists()
+    assert unpacked.parents[1].is_dir()
+
+
 async def test_a_supernode_waits_for_a_superlink_that_is_away(site: OpenSite, superlink_there: Listener) -> None:
     await site.start()
     pid = site.record().pid
