@@ -21,15 +21,17 @@ ROUTES = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-@pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic dXNlcjpwYXNz", "Bearer "])
-async def test_every_route_but_health_wants_the_site_token(sites: SiteMaker, method: str, path: str, header: str | None) -> None:
+async def test_every_route_but_health_wants_the_site_token(sites: SiteMaker, subtests: pytest.Subtests) -> None:
     async with sites.open() as site:
         del site.client.headers["Authorization"]
-        answer = await site.client.request(method, path, headers={} if header is None else {"Authorization": header})
-        assert answer.status_code == 401
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.headers["www-authenticate"] == "Bearer"
+        for method, path in ROUTES:
+            for header in (None, "Bearer wrong", "Basic dXNlcjpwYXNz", "Bearer "):
+                with subtests.test(path, method=method, header=header):
+                    headers = {} if header is None else {"Authorization": header}
+                    answer = await site.client.request(method, path, headers=headers)
+                    assert answer.status_code == 401
+                    assert answer.headers["content-type"] == "application/problem+json"
+                    assert answer.headers["www-authenticate"] == "Bearer"
 
 
 async def test_the_routes_are_those_that_are_tested_for_their_token(sites: SiteMaker) -> None:
@@ -63,47 +65,46 @@ def the_file(folder: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({"partition_id": -1, "num_partitions": 3}, "partition_id"),
-        ({"partition_id": 3, "num_partitions": 3}, "partition_id 3 is not below num_partitions 3"),
-        ({"partition_id": 0}, "partition_id and num_partitions go together"),
-        ({"partition_id": 0, "num_partitions": 0}, "num_partitions"),
-        ({"partition_id": "0", "num_partitions": 3}, "partition_id"),
-        ({"partition": 0}, "partition"),
-        ({"node_config": {"partition-id": 7}}, "partition-id is set by partition_id"),
-        ({"node_config": {"a b": 1}}, "'a b'"),
-        ({"node_config": {"a": [1]}}, "node_config"),
-        ({"node_config": {"a": "both ' and \""}}, "both kinds of quotes"),
-        ({"node_config": {"a": "line\nbreak"}}, "do not print"),
-        ({"node_config": {"a": 2**63}}, "64 bits"),
-        ({"superlink_address": "nowhere"}, "is not host:port"),
-        ({"superlink_address": "127.0.0.1:70000"}, "is not host:port"),
-        ({"superlink_address": "https://127.0.0.1:9092"}, "is not host:port"),
-        ({"insecure": True, "superlink_address": "192.0.2.1:9093"}, "loopback only"),
-        ({"insecure": True, "certificates_path": "/etc"}, "exclude each other"),
-        ({"certificates_path": "/nowhere/ca.crt"}, "there is no file /nowhere/ca.crt"),
-        ({"clientappio_api_address": "0.0.0.0:9094"}, "stays on 127.0.0.1"),
-        ({"extra_args": ["--insecure"]}, "'--insecure' is not allowed"),
-        ({"extra_args": ["--max-retries", "3", "--isolation", "subprocess"]}, "'--isolation' is not allowed"),
-        ({"extra_args": ["--root-certificates=/tmp/ca.crt"]}, "'--root-certificates' is not allowed"),
-        ({"extra_args": ["--max-retries"]}, "--max-retries needs a value of type int"),
-        ({"extra_args": ["--max-retries", "--max-wait-time"]}, "--max-retries needs a value of type int"),
-        ({"extra_args": ["--max-wait-time", "soon"]}, "--max-wait-time needs a value of type float"),
-        ({"extra_args": ["--trusted-entities", "/nowhere"]}, "names a file that is not there"),
-        ({"extra_args": ["3"]}, "'3' is not allowed"),
-    ],
-)
-async def test_a_start_request_that_cannot_be_is_refused_and_starts_nothing(
-    site: OpenSite, body: dict[str, Any], words: str
-) -> None:
-    answer = await site.post("/supernode/start", body)
-    assert answer.status_code == 422, answer.text
-    assert words in answer.json()["detail"]
-    assert site.site.supernode.state == "stopped"
-    assert not (site.folder / "supernode.json").exists()
-    assert not (site.folder / "supernode" / "supernode.log").exists()
+REFUSED_STARTS: list[tuple[dict[str, Any], str]] = [
+    ({"partition_id": -1, "num_partitions": 3}, "partition_id"),
+    ({"partition_id": 3, "num_partitions": 3}, "partition_id 3 is not below num_partitions 3"),
+    ({"partition_id": 0}, "partition_id and num_partitions go together"),
+    ({"partition_id": 0, "num_partitions": 0}, "num_partitions"),
+    ({"partition_id": "0", "num_partitions": 3}, "partition_id"),
+    ({"partition": 0}, "partition"),
+    ({"node_config": {"partition-id": 7}}, "partition-id is set by partition_id"),
+    ({"node_config": {"a b": 1}}, "'a b'"),
+    ({"node_config": {"a": [1]}}, "node_config"),
+    ({"node_config": {"a": "both ' and \""}}, "both kinds of quotes"),
+    ({"node_config": {"a": "line\nbreak"}}, "do not print"),
+    ({"node_config": {"a": 2**63}}, "64 bits"),
+    ({"superlink_address": "nowhere"}, "is not host:port"),
+    ({"superlink_address": "127.0.0.1:70000"}, "is not host:port"),
+    ({"superlink_address": "https://127.0.0.1:9092"}, "is not host:port"),
+    ({"insecure": True, "superlink_address": "192.0.2.1:9093"}, "loopback only"),
+    ({"insecure": True, "certificates_path": "/etc"}, "exclude each other"),
+    ({"certificates_path": "/nowhere/ca.crt"}, "there is no file /nowhere/ca.crt"),
+    ({"clientappio_api_address": "0.0.0.0:9094"}, "stays on 127.0.0.1"),
+    ({"extra_args": ["--insecure"]}, "'--insecure' is not allowed"),
+    ({"extra_args": ["--max-retries", "3", "--isolation", "subprocess"]}, "'--isolation' is not allowed"),
+    ({"extra_args": ["--root-certificates=/tmp/ca.crt"]}, "'--root-certificates' is not allowed"),
+    ({"extra_args": ["--max-retries"]}, "--max-retries needs a value of type int"),
+    ({"extra_args": ["--max-retries", "--max-wait-time"]}, "--max-retries needs a value of type int"),
+    ({"extra_args": ["--max-wait-time", "soon"]}, "--max-wait-time needs a value of type float"),
+    ({"extra_args": ["--trusted-entities", "/nowhere"]}, "names a file that is not there"),
+    ({"extra_args": ["3"]}, "'3' is not allowed"),
+]
+
+
+async def test_a_start_request_that_cannot_be_is_refused_and_starts_nothing(site: OpenSite, subtests: pytest.Subtests) -> None:
+    for body, words in REFUSED_STARTS:
+        with subtests.test(words, body=body):
+            answer = await site.post("/supernode/start", body)
+            assert answer.status_code == 422, answer.text
+            assert words in answer.json()["detail"]
+            assert site.site.supernode.state == "stopped"
+            assert not (site.folder / "supernode.json").exists()
+            assert not (site.folder / "supernode" / "supernode.log").exists()
 
 
 async def test_a_file_that_is_no_certificate_is_refused(site: OpenSite, tmp_path: Path) -> None:
@@ -204,24 +205,25 @@ async def test_the_inventory_is_kept_and_reported(sites: SiteMaker, admin: Admin
         await eventually(lambda: admin.of_kind("inventory")[-1]["datasets"] == [said])
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"datasets": [{"id": ""}]},
-        {"datasets": [{"id": "a"}, {"id": "a"}]},
-        {"datasets": [{"id": "a", "num_items": -1}]},
-        {"datasets": [{"id": "a", "label_distribution": {"x": -1}}]},
-        {"datasets": [{"id": "a", "colour": "red"}]},
-        {"datasets": [], "hardware": {}},
-    ],
-)
-async def test_a_wrong_inventory_is_refused_and_the_old_one_stays(sites: SiteMaker, body: dict[str, Any]) -> None:
+REFUSED_INVENTORIES: list[dict[str, Any]] = [
+    {},
+    {"datasets": [{"id": ""}]},
+    {"datasets": [{"id": "a"}, {"id": "a"}]},
+    {"datasets": [{"id": "a", "num_items": -1}]},
+    {"datasets": [{"id": "a", "label_distribution": {"x": -1}}]},
+    {"datasets": [{"id": "a", "colour": "red"}]},
+    {"datasets": [], "hardware": {}},
+]
+
+
+async def test_a_wrong_inventory_is_refused_and_the_old_one_stays(sites: SiteMaker, subtests: pytest.Subtests) -> None:
     async with sites.open() as site:
         await site.client.put("/inventory", json={"datasets": [{"id": "kept"}]})
-        answer = await site.client.put("/inventory", json=body)
-        assert answer.status_code == 422
-        assert [one["id"] for one in (await site.get("/inventory"))["datasets"]] == ["kept"]
+        for body in REFUSED_INVENTORIES:
+            with subtests.test(str(body)):
+                answer = await site.client.put("/inventory", json=body)
+                assert answer.status_code == 422
+                assert [one["id"] for one in (await site.get("/inventory"))["datasets"]] == ["kept"]
 
 
 async def test_a_body_that_is_too_large_is_refused(sites: SiteMaker) -> None:
