@@ -194,6 +194,7 @@ def test_a_killed_server_finds_its_processes_and_the_run_again(real: Process) ->
     pid = real.server_app(run_id)
     second = real.http.post("/runs/start", json={"app": "hello"})
     assert (second.status_code, second.json()["run_id"]) == (409, run_id)
+    wait_for("the run to be shown as running", lambda: real.shown(run_id)["status"] == "running")
     before = read_json(real.home / "superlink" / "proc.json")
     lines = real.texts(run_id)
     real.child.kill()

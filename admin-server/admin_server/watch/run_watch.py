@@ -59,7 +59,7 @@ class RunWatch:
         self._stop_asked_at = time.monotonic() if self.status == "stopping" else None
         self._overtime_since: float | None = None
         self.over = asyncio.Event()
-        self._stop_sent = False
+        self._stop_sent_at: float | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -114,10 +114,11 @@ class RunWatch:
             self.status = "running" if moved is not None else self.status
         if self._stop_asked_at is None:
             return
-        waited_s = time.monotonic() - self._stop_asked_at
-        if waited_s > STOP_GRACE_S or end is not None or not self._directory.journal.exists():
+        now = time.monotonic()
+        if now - self._stop_asked_at > STOP_GRACE_S or end is not None or not self._directory.journal.exists():
             await self._stop_run()
-        if waited_s > STOP_GRACE_S + KILL_GRACE_S and self._attempt.kill():
+        waited_s = now - (self._stop_sent_at or self._stop_asked_at + STOP_GRACE_S)
+        if waited_s > KILL_GRACE_S and self._attempt.kill():
             log.warning("run %s: its ServerApp did not end when asked to, and was killed", self.run_id)
 
     async def _conclude(self, end: ProcessEnd | None) -> None:
@@ -125,14 +126,14 @@ class RunWatch:
         if end is None and self._attempt.process() is not None:
             self._kill_overtime(since_end=_is_over(self.flower))
             return
-        flower = await self._ask_flower() if end is not None or self._stop_sent or _is_over(self.flower) else self.flower
+        if end is None and self._stop_sent_at is None and not _is_over(self.flower):
+            return  # not started yet
+        flower = await self._ask_flower()
         if end is not None and not _is_over(flower):
             if flower is None and end.is_clean and self._noted is None:
                 return  # code 0 alone says nothing: wait until the SuperLink can be asked
             await self._note(f"{DIED}: {end.words()}")
             await self._stop_run()
-        if end is None and not self._stop_sent and not _is_over(flower):
-            return  # not started yet
         outcome = derive(self._noted, flower, end)
         if outcome is not None:
             await self._end(outcome, end)
@@ -181,7 +182,7 @@ class RunWatch:
 
     async def _stop_run(self) -> None:
         """End it at the SuperLink, once. One that is away is asked again; one that was stopped has nothing to end."""
-        if self._stop_sent:
+        if self._stop_sent_at is not None:
             return
         try:
             await self._around.flower().stop_run(self.flower_run_id)
@@ -190,7 +191,7 @@ class RunWatch:
             return
         except SuperlinkNotRunning:
             log.info("run %s ends without the SuperLink, which is not running", self.run_id)
-        self._stop_sent = True
+        self._stop_sent_at = time.monotonic()
 
 
 def _is_over(flower: FlowerRun | None) -> bool:
