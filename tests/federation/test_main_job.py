@@ -83,6 +83,28 @@ def test_a_second_rest_run_is_refused_while_one_is_active(stack: Stack) -> None:
     assert stack.wait_end(first, 20)["status"] == "stopped"
 
 
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"run_config": {"workload": "digit"}}, "workload"),
+        ({"run_config": {"num-roundz": 1}}, "num-roundz"),
+        ({"run_config": {"num-rounds": "three"}}, "num-rounds"),
+        ({"run_config": {"num-rounds": 0}}, "num-rounds"),
+        ({"app": "no-such-app"}, "no-such-app"),
+        ({"app": "../flower-app"}, "../flower-app"),
+        ({"extra_args": ["--insecure"]}, "--insecure"),
+        ({"streem": True}, "streem"),
+    ],
+)
+def test_a_bad_request_is_refused_by_name_and_starts_nothing(stack: Stack, body: Json, named: str) -> None:
+    before = len(stack.admin.items("/runs"))
+    answer = stack.admin.request("POST", "/runs/start", json=body)
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert named in answer.text
+    assert len(stack.admin.items("/runs")) == before
+
+
 def test_a_run_from_a_shell_is_recorded_like_any_other(stack: Stack, apps: Path) -> None:
     env = {**os.environ, "FLWR_HOME": str(stack.home / "flwr"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     flwr = Path(sys.executable).parent / "flwr"

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 from flower_app.config import ConfigError, NodeConfig, RunConfig
+from flower_app.strategies import STRATEGIES
+from flower_app.workloads import BUILT_IN, GROUP
+from flower_app.workloads.partition import PARTITIONERS
 
 APP = Path(__file__).parents[2] / "flower-app"
 DECLARED = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
@@ -77,3 +80,19 @@ def test_a_wrong_partition_names_key_and_node(values: Any, sentence: str) -> Non
     with pytest.raises(ConfigError) as raised:
         NodeConfig.parse({**values, "node-name": "s"}, 99)
     assert sentence in str(raised.value)
+
+
+def test_what_is_refused_before_a_run_starts_is_what_the_engine_refuses() -> None:
+    told = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["espalier"]["run-config"]
+    assert told["workload"]["choices"] == list(BUILT_IN)
+    assert told["workload"]["entry-points"] == GROUP
+    assert told["strategy"]["choices"] == sorted(STRATEGIES)
+    assert told["partitioner"]["choices"] == sorted(PARTITIONERS)
+    bounds = {
+        each.name.replace("_", "-"): {name.replace("_", "-"): limit for name, limit in each.metadata.items() if limit is not None}
+        for each in fields(RunConfig)
+        if each.name != "values"
+    }
+    assert {key: limits for key, limits in told.items() if "choices" not in limits} == {
+        key: limits for key, limits in bounds.items() if limits
+    }
