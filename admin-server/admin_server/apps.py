@@ -73,6 +73,8 @@ class Apps:
         return path
 
     def _folder(self, app: str) -> Path:
+        if "\0" in app:
+            raise AppInvalid("The name of an app has no NUL in it.", app=app)
         root = self._apps_dir.resolve()
         folder = (root / app).resolve()
         if Path(app).is_absolute() or not folder.is_relative_to(root) or folder == root:

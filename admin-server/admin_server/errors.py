@@ -50,6 +50,13 @@ class NoActiveRun(Conflict):
     slug = "no-active-run"
 
 
+class RunChanged(Conflict):
+    """The run changed while it was asked to stop."""
+
+    title = "Run has changed"
+    slug = "run-changed"
+
+
 class RunEnded(Conflict):
     """The run has ended already."""
 

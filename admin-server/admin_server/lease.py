@@ -34,7 +34,11 @@ class Lease:
         self.holder = await self._store.hold_lease(self._project_id, self._server_id, platform.node() or "unknown")
         if self.holder["held"] and not self.held:
             log.info("this server holds the project's lease")
-            await self._gained()
+            try:
+                await self._gained()
+            except BaseException:
+                await self._lost()  # what was begun would be begun twice at the next look
+                raise
             self.held = True
         elif self.held and not self.holder["held"]:
             log.error("the lease went to the server on %s; this one only reads from now on", self.holder["host"])

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from control_plane.errors import EspalierError
 from control_plane.tokens import new_token, sha256_of
 
 from admin_server.database import Database
@@ -64,7 +65,11 @@ class Nodes:
             ) from None
         flower_node_id = None
         if not made.insecure:
-            flower_node_id = await self._superlink.flower.register_node(request.public_key, request.display_name)
+            try:
+                flower_node_id = await self._superlink.flower.register_node(request.public_key, request.display_name)
+            except EspalierError:
+                await self._store.remove_node(node["id"])  # so that a new invitation can let the same site in
+                raise
             await self._store.set_flower_node(node["id"], flower_node_id)
         self._wanted.restore(node["id"])
         ca = made.ca_pem
@@ -90,7 +95,7 @@ class Nodes:
     async def beat(self, node_id: str, beat: Heartbeat) -> int:
         """Take a heartbeat; give the number of the newest wish for this node."""
         row = await self._store.beat(node_id, beat.model_dump(mode="json"))
-        flower_node_id = beat.flower_node_id or row["flower_node_id"]
+        flower_node_id = row["flower_node_id"]  # as enrolled: a site speaks for its own node alone
         if flower_node_id is not None:
             if beat.supernode_state == "running":
                 self._lost_nodes.alive(flower_node_id, beat.session_id)
@@ -134,8 +139,12 @@ class Nodes:
 
     async def look_at_superlink(self) -> None:
         """Take a SuperNode for dead that the SuperLink has as offline."""
+        removed = await self._store.rows("node_list", {"project_id": self._project["id"], "status": "removed"}, limit=1000)
+        gone = {row["flower_node_id"] for row in removed}
         for node in await self._superlink.flower.nodes():
-            if node.status == "offline":
+            if node.flower_node_id in gone and node.status != "unregistered":  # the SuperLink was away when it was removed
+                await self._superlink.flower.unregister_node(node.flower_node_id)
+            elif node.status == "offline":
                 self._lost_nodes.dead(node.flower_node_id, "it is offline at the SuperLink", SUPERLINK)
             else:
                 self._lost_nodes.alive(node.flower_node_id, said_by=SUPERLINK)

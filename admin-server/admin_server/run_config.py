@@ -6,7 +6,7 @@ Flower takes a value of a wrong type as it comes and does not name a key that it
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,6 +15,26 @@ from admin_server.errors import AppInvalid, RunConfigInvalid
 Scalar = str | int | float | bool
 PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")  # as `flwr run --run-config` reads it
 INT64 = range(-(2**63), 2**63)  # Flower sends an integer as sint64
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and re.compile(value) is not None
+    except re.error:
+        return False
+
+
+LIMIT_TYPES: dict[str, Callable[[Any], bool]] = {
+    "choices": lambda value: isinstance(value, list) and all(isinstance(each, (str, int, float)) for each in value),
+    "pattern": _is_pattern,
+    "at-least": _is_number,
+    "above": _is_number,
+    "below": _is_number,
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,9 @@ class Limits:
         if not isinstance(told, dict) or not told.keys() <= known.keys():
             may = ", ".join(known)
             raise AppInvalid(f"[tool.espalier.run-config] may say of {key}: {may}; the app says {told}.", key=key)
+        for name, value in told.items():
+            if not LIMIT_TYPES[name](value):
+                raise AppInvalid(f"[tool.espalier.run-config] says {name} = {value!r} of {key}, which cannot be used.", key=key)
         values: dict[str, Any] = {known[name]: tuple(value) if name == "choices" else value for name, value in told.items()}
         return cls(**values)
 
@@ -92,10 +115,10 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         name = f"{prefix}.{key}" if prefix else key
-        if isinstance(value, Mapping):
-            flat |= flatten(value, name)
-        else:
-            flat[name] = value
+        below = flatten(value, name) if isinstance(value, Mapping) and value else {name: value}
+        if twice := flat.keys() & below.keys():
+            raise RunConfigInvalid(f"The run-config key {min(twice)!r} is given twice.", key=min(twice))
+        flat |= below
     return flat
 
 

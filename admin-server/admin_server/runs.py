@@ -16,6 +16,7 @@ from admin_server.errors import (
     FederationUnknown,
     FlowerRefused,
     NoActiveRun,
+    RunChanged,
     RunEnded,
     RunNotFound,
     SuperlinkUnreachable,
@@ -115,8 +116,9 @@ class Runs:
         watch = self._watches.of(run["id"])
         if watch is not None:
             await watch.ask("stop", reason)
-        elif run["flower_run_id"] is None:
-            await self._store.move_run(run["id"], "stopped", expected=["pending"])
+        elif run["flower_run_id"] is not None or not await self._store.move_run(run["id"], "stopped", expected=["pending"]):
+            told = f"Run {run['id']} has just changed; look at it and ask again."
+            raise RunChanged(told, run_id=run["id"])
         return await self.one(run["id"])
 
     async def ask(self, run_id: str, want: Want) -> dict[str, Any]:
@@ -132,7 +134,12 @@ class Runs:
     async def end_all(self, reason: str) -> None:
         """End every active run, and wait until no ServerApp is left; KILL what stays."""
         watches = self._watches.all()
-        await asyncio.gather(*(watch.ask("stop", reason) for watch in watches if not watch.has_ended), return_exceptions=True)
+        active = [watch for watch in watches if not watch.has_ended]
+        for watch, failed in zip(
+            active, await asyncio.gather(*(each.ask("stop", reason) for each in active), return_exceptions=True), strict=True
+        ):
+            if failed is not None:
+                log.error("run %s could not be asked to stop, and its ServerApp is killed: %s", watch.run_id, failed)
         if watches:
             await asyncio.wait([asyncio.create_task(watch.over.wait()) for watch in watches], timeout=END_ALL_S)
         for watch in watches:

@@ -20,6 +20,7 @@ LINES_A_REPORT = 100
 """With 2000 characters each a report stays below the 1 MiB that a server of ours takes, whatever the characters."""
 REPORTS_A_LOOK = 5
 EVENTS_A_LOOK = 500
+EVENT_LIMIT_BYTES = 4 * 2**20  # an event carries up to 20 lines of a ClientApp
 LAST_LINES = 20
 REST_EVERY_S = 5.0
 """How often the position is stored while nothing is to be reported: what is read twice then is reported no more than before."""
@@ -48,7 +49,7 @@ class Activity:
         """Begin where the stored position says: at our start, and when the spool has become another."""
         self._cursor = Cursor(self._folder.forwarded, self._reporter.spool_id, self._reporter.last_seq)
         position = self._cursor.position
-        self._events = Tail(self._folder.activity, position.activity)
+        self._events = Tail(self._folder.activity, position.activity, line_limit_bytes=EVENT_LIMIT_BYTES)
         self._log = Stream(self._supernode_log, position.supernode_log, self._forward_logs)
         self._outputs = {one.message_id: self._output(one) for one in position.messages.values()}
 

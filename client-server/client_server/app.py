@@ -34,7 +34,7 @@ def create_app(settings: Settings, *, commands: Commands | None = None, patience
             app.state.leave = site.leaving.set
             yield {"site": site}
 
-    app = FastAPI(title="Espalier client server", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Espalier client server", version=VERSION, lifespan=lifespan, openapi_url=None)
     app.state.authenticate = _authenticate
     problems.install(app, body_limit_bytes=settings.body_limit_bytes)
     if settings.cors:

@@ -31,10 +31,16 @@ def child_environment(extra: Mapping[str, str] | None = None, *, source: Mapping
     inherited = {name: value for name, value in ours.items() if _is_passed_on(name)}
     extra = extra or {}
     for name in extra:
-        if not _is_passed_on(name) and any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in NEVER):
+        if name not in PASSED_ON and _may_hold_a_secret(name):
             raise ValueError(f"{name} may not be in the environment of a child: hand a secret over in a file")
     return inherited | ALWAYS_SET | dict(extra)
 
 
 def _is_passed_on(name: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in PASSED_ON)
+    """A name that is listed as it stands is; one that only fits a pattern is not when it may hold a secret."""
+    fits = any(fnmatch.fnmatchcase(name, pattern) for pattern in PASSED_ON)
+    return name in PASSED_ON or (fits and not _may_hold_a_secret(name))
+
+
+def _may_hold_a_secret(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in NEVER)

@@ -24,11 +24,13 @@ class Tail:
 
     offset: where to go on; store Line.end_offset and give it back after a restart. A last line without its newline is not
     given yet. A file that was truncated in place or replaced is read from its beginning. Invalid UTF-8 is replaced. A line
-    longer than 64 KiB comes in pieces of at most that size, cut between characters, so that no offset is ever inside one.
+    longer than line_limit_bytes comes in pieces of at most that size, cut between characters, so that no offset is ever
+    inside one; a file of records wants a limit that no record reaches.
     """
 
-    def __init__(self, path: Path, offset: int = 0) -> None:
+    def __init__(self, path: Path, offset: int = 0, *, line_limit_bytes: int = LINE_LIMIT_BYTES) -> None:
         self.path = path
+        self._limit = line_limit_bytes
         self.offset = offset
         self._head = b""
 
@@ -43,9 +45,9 @@ class Tail:
             self._notice_truncation(file.fileno())
             file.seek(self.offset)
             while len(lines) < max_lines:
-                raw = file.readline(LINE_LIMIT_BYTES)
+                raw = file.readline(self._limit)
                 if not raw.endswith(b"\n"):
-                    if len(raw) < LINE_LIMIT_BYTES:
+                    if len(raw) < self._limit:
                         break
                     raw = _whole_characters(raw)
                     file.seek(self.offset + len(raw))

@@ -68,6 +68,19 @@ def test_limits_that_cannot_be_read_are_the_apps_fault() -> None:
         Limits.of("lr", {"minimum": 0})
 
 
+@pytest.mark.parametrize("told", [{"choices": 5}, {"pattern": "("}, {"at-least": "x"}, {"above": True}])
+def test_a_limit_of_the_wrong_kind_is_the_apps_fault(told: dict[str, Any]) -> None:
+    with pytest.raises(AppInvalid, match="lr"):
+        Limits.of("lr", told)
+
+
+def test_no_key_is_lost_in_nested_tables() -> None:
+    with pytest.raises(RunConfigInvalid, match="twice"):
+        check({"a.b": 1}, {}, {"a.b": 2, "a": {"b": 3}})
+    with pytest.raises(RunConfigInvalid, match="nothing-in-it"):
+        check({"a": 1}, {}, {"nothing-in-it": {}})
+
+
 def test_an_unknown_key_names_those_that_are_known() -> None:
     with pytest.raises(RunConfigInvalid) as refused:
         check(DECLARED, {}, {"model": {"width": 2}})

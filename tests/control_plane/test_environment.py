@@ -16,6 +16,7 @@ def test_only_what_is_on_the_list_reaches_a_child():
         "AWS_SECRET_ACCESS_KEY": "s",
         "ESPALIER_HOME": "/state",
         "SOMETHING": "else",
+        "NVIDIA_API_KEY": "nvapi-1",
     }
     child = child_environment({"ESPALIER_RUN_DIR": "/runs/1"}, source=ours)
     assert set(child) == {

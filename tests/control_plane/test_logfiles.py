@@ -75,6 +75,13 @@ def test_a_very_long_line_comes_in_pieces_even_without_its_end(tmp_path):
     assert texts(tail.read()) == ["x" * 10, "next"]
 
 
+def test_a_file_of_records_is_read_whole_up_to_its_own_limit(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    record = "x" * 200_000
+    path.write_text(record + "\nnext\n")
+    assert [line.text for line in Tail(path, line_limit_bytes=2**20).read()] == [record, "next"]
+
+
 def test_a_very_long_line_is_cut_between_characters(tmp_path):
     path = tmp_path / "a.log"
     text = "a" + "\u20ac" * LINE_LIMIT_BYTES

@@ -12,7 +12,7 @@ from typing import Any
 
 from admin_server.background import DONE
 from admin_server.control import ControlFile, Want
-from admin_server.errors import SuperlinkNotRunning, SuperlinkUnreachable
+from admin_server.errors import FlowerRefused, SuperlinkNotRunning, SuperlinkUnreachable
 from admin_server.flower import Flower, FlowerRun
 from admin_server.lost_nodes import LostNodes
 from admin_server.rundir import RunDirectory
@@ -176,7 +176,8 @@ class RunWatch:
         """Ask the SuperLink now; a run that it does not know (its state was lost) has failed."""
         try:
             found = await self._around.flower().run(self.flower_run_id)
-        except (SuperlinkUnreachable, SuperlinkNotRunning):
+        except (SuperlinkUnreachable, SuperlinkNotRunning, FlowerRefused) as away:
+            log.info("run %s cannot be asked for at the SuperLink: %s", self.run_id, away)
             return None
         return self.told(found)
 
@@ -186,7 +187,7 @@ class RunWatch:
             return
         try:
             await self._around.flower().stop_run(self.flower_run_id)
-        except SuperlinkUnreachable as away:
+        except (SuperlinkUnreachable, FlowerRefused) as away:
             log.info("run %s cannot be ended at the SuperLink yet: %s", self.run_id, away)
             return
         except SuperlinkNotRunning:

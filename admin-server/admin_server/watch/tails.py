@@ -13,6 +13,7 @@ from db.store import Store
 
 log = logging.getLogger(__name__)
 BATCH = 500
+RECORD_LIMIT_BYTES = 64 * 2**20  # a cause may be 100 kB; a line longer than this is no record of the engine
 
 
 class JournalTail:
@@ -21,7 +22,7 @@ class JournalTail:
     def __init__(self, store: Store, run_id: str, directory: RunDirectory, offset: int = 0) -> None:
         self._store = store
         self._run_id = run_id
-        self._tail = Tail(directory.journal, offset)
+        self._tail = Tail(directory.journal, offset, line_limit_bytes=RECORD_LIMIT_BYTES)
 
     async def catch_up(self) -> list[dict[str, Any]]:
         """Apply all complete lines there are; give the records. Raises DatabaseUnavailable, and then nothing was passed."""
