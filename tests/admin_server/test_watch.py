@@ -197,6 +197,23 @@ async def test_a_dead_node_is_told_to_the_engine(boot: Boot, run: dict[str, Any]
         await soon(told, 2)
 
 
+async def test_a_site_cannot_speak_of_anothers_node(boot: Boot, run: dict[str, Any], folder: Path) -> None:
+    write_journal(folder, *RECORDS[:4])
+    async with boot() as server:
+        mine, site = await server.node("site-a")
+        other, _ = await server.node("site-b")
+        ids = {each: (await server.admin.get(f"/nodes/{each}")).json()["flower_node_id"] for each in (mine, other)}
+        body = {"reported_at": "2026-11-22T08:00:00Z", "supernode_state": "failed", "flower_node_id": ids[other]}
+        await site.post(f"/nodes/{mine}/heartbeat", json=body)
+
+        async def told() -> bool:
+            path = folder / "control.json"
+            return path.exists() and ids[mine] in json.loads(path.read_text())["lost_nodes"]
+
+        await soon(told, 2)
+        assert ids[other] not in json.loads((folder / "control.json").read_text())["lost_nodes"]
+
+
 async def test_a_pending_intent_is_stopped_without_flower(boot: Boot, store: Store, settings: Settings) -> None:
     project = await store.open_project(settings.project_slug, settings.project_name, "coordinator", "Coordinator")
     made = await store.begin_run(project["id"], "flower-app", "f" * 64, {}, None, "rest")
