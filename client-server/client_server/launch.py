@@ -89,12 +89,19 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def check_own_address(address: str) -> None:
-    """Refuse an address for the SuperNode's own API that is in use, or off loopback: this API has no login."""
-    host, port = split_address(address)
+    """Refuse an address for the SuperNode's own API that is off loopback: this API has no login."""
+    host, _ = split_address(address)
     if host != "127.0.0.1":
         raise StartRequestRefused(
             "clientappio_api_address: this API has no login and stays on 127.0.0.1.", field="clientappio_api_address"
         )
+
+
+def check_own_port(request: SupernodeStartRequest) -> None:
+    """Refuse an address for the SuperNode's own API whose port is in use, before there is a SuperNode that uses it."""
+    if request.clientappio_api_address is None:
+        return
+    _, port = split_address(request.clientappio_api_address)
     if not is_free(port):
         raise StartRequestRefused(f"clientappio_api_address: port {port} is in use.", field="clientappio_api_address")
 

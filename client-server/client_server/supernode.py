@@ -6,7 +6,7 @@ from typing import Any
 
 from client_server.errors import SuperNodeNotRunning, SuperNodeRunning
 from client_server.identity import IdentityStore
-from client_server.launch import choose_port, resolve
+from client_server.launch import check_own_port, choose_port, resolve
 from client_server.plan import Plan, PlanStore
 from client_server.reach import check_superlink
 from client_server.schemas import SupernodeStartRequest
@@ -55,6 +55,7 @@ class SuperNode:
             if self._plans.plan.want == "run" or self._supervision.process.is_alive:
                 raise SuperNodeRunning(f"The SuperNode is {self.state}; stop it first.", state=self.state)
             target = resolve(request, self._identities.identity, self._settings)
+            check_own_port(request)
             await check_superlink(target)
             self._plans.keep(Plan(want="run", request=request, port=choose_port(request, self._plans.plan.port)))
             self._supervision.follow_plan()

@@ -61,7 +61,8 @@ async def _of_validation(request: Request, error: Exception) -> Response:
 async def _of_starlette(request: Request, error: Exception) -> Response:
     """Answer for what the framework raises by itself: unknown path, wrong method, unreadable body."""
     assert isinstance(error, HTTPException)
-    ours = next((kind for kind in family() if kind.status == error.status_code), None)
+    own = (kind for kind in family() if kind.__module__ == EspalierError.__module__)  # a server's kinds say more than a status
+    ours = next((kind for kind in own if kind.status == error.status_code), None)
     phrase = HTTPStatus(error.status_code).phrase
     if ours is None:
         response = _response(error.status_code, "about:blank", phrase, error.detail, request.url.path, {})

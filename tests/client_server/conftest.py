@@ -17,6 +17,7 @@ from client_server.patience import Patience
 from client_server.settings import Settings
 from client_server.site import Site
 from control_plane.identity import ProcessRecord
+from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from tests.client_server.stand_ins import AdminStandIn, Listener, appeared, make_certificate, superlink
@@ -53,6 +54,7 @@ class OpenSite:
     client: httpx.AsyncClient
     site: Site
     folder: Path
+    app: FastAPI
 
     async def get(self, path: str) -> Any:
         response = await self.client.get(path)
@@ -122,7 +124,7 @@ class SiteMaker:
             transport = httpx.ASGITransport(app=with_state)
             headers = {"Authorization": f"Bearer {site.token}"}
             async with httpx.AsyncClient(transport=transport, base_url="http://site", headers=headers) as client:
-                yield OpenSite(client, site, self.folder)
+                yield OpenSite(client, site, self.folder, app)
 
 
 @pytest.fixture
