@@ -157,8 +157,11 @@ async def test_calls_fail_while_the_server_is_killed_and_work_again_when_it_is_b
         await door.open()
         postmaster = Postmaster.read(memory_path / "postgres" / "proc.json")
         assert postmaster is not None
+        process = psutil.Process(postmaster.pid)
+        backends = process.children(recursive=True)  # each still answers for a moment after the postmaster's death
         postmaster.signal(9)
-        await asyncio.to_thread(psutil.Process(postmaster.pid).wait, 10)
+        _, left = await asyncio.to_thread(psutil.wait_procs, [process, *backends], 10)
+        assert not left
         with pytest.raises(DatabaseUnavailable):
             await door.open()
         await server.start()
