@@ -28,12 +28,6 @@ class ControlFile:
             self.want = want
             self._write()
 
-    def begin_attempt(self) -> None:
-        """Forget what an earlier attempt was told."""
-        if self.want != "run" or self.lost_nodes:
-            self.want, self.lost_nodes = "run", {}
-            self._write()
-
     def lose(self, lost_nodes: Mapping[str, str]) -> None:
         """Say which Flower nodes are known dead now, and why."""
         if dict(lost_nodes) != self.lost_nodes:
