@@ -12,7 +12,7 @@ declare
     'log_list', 'artifact_list', 'model_list', 'audit_list', 'invitation_list'];
   c_functions constant text[] := array[
     'schema_version', 'open_project', 'hold_lease', 'release_lease', 'add_token', 'find_token', 'revoke_tokens', 'audit',
-    'create_invitation', 'redeem_invitation', 'set_flower_node', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
+    'create_invitation', 'check_invitation', 'redeem_invitation', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
     'begin_run', 'begin_attempt', 'adopt_run', 'move_run', 'note_attempt', 'apply_journal', 'forget_projection',
     'append_log_lines', 'tail_offset', 'prune_log_lines', 'accept_reports'];
   v_role text;

@@ -81,12 +81,23 @@ class Store:
         """Make a one-time invitation, known by its secret's hash."""
         return await self._row("create_invitation", project_id=project_id, sha256=sha256, label=label, expires_in_s=expires_in_s)
 
+    async def check_invitation(self, sha256: str, external_id: str) -> None:
+        """See that an invitation would let a node of this external id in. Raises as redeem_invitation does."""
+        await self._call("check_invitation", sha256=sha256, external_id=external_id)
+
     async def redeem_invitation(
-        self, sha256: str, external_id: str, display_name: str, public_key: str, token_sha256: str
+        self,
+        sha256: str,
+        external_id: str,
+        display_name: str,
+        public_key: str,
+        flower_node_id: str | None,
+        token_sha256: str,
     ) -> Row:
         """Enrol a node: the invitation is used, the node made (or a removed one re-keyed) and its token stored, or nothing.
 
-        Raises InvitationRefused (reason unknown, used or expired) and NodeExists.
+        flower_node_id: as the SuperLink registered its key; None where it asks for no keys. Raises InvitationRefused (reason
+        unknown, used or expired) and NodeExists, also for a Flower node id that another node of the project has.
         """
         return await self._row(
             "redeem_invitation",
@@ -94,12 +105,9 @@ class Store:
             external_id=external_id,
             display_name=display_name,
             public_key=public_key,
+            flower_node_id=flower_node_id,
             token_sha256=token_sha256,
         )
-
-    async def set_flower_node(self, node_id: str, flower_node_id: str) -> Row:
-        """Say which Flower node this node is. Raises NodeExists when another node of the project has that id."""
-        return await self._row("set_flower_node", node_id=node_id, flower_node_id=flower_node_id)
 
     async def remove_node(self, node_id: str) -> Row | None:
         """Take a node out and revoke its tokens; None when it is gone already."""

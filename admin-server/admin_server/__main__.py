@@ -9,6 +9,7 @@ from control_plane.errors import EspalierError
 from control_plane.serve import serve
 from control_plane.settings import settings_or_exit
 
+from admin_server import front
 from admin_server.app import create_app
 from admin_server.feed import Feed
 from admin_server.home import HomeInUse, locked
@@ -33,7 +34,7 @@ def main() -> int:
             return 0
         with locked(settings.espalier_home):
             feed = Feed()
-            tls = {"tls_certificate": settings.tls_certificate, "tls_key": settings.tls_key}
+            tls = front.certificate(settings)
             serve(telling(create_app(settings, feed=feed)), settings.host, settings.port, **tls, before_shutdown=[feed.close])
         return 0
     except (EspalierError, DatabaseError, HomeInUse) as refused:

@@ -107,7 +107,7 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
             audit=Audit(store, project["id"]),
             runs=started,
             nodes=members,
-            invitations=Invitations(store, project["id"], home / "tls"),
+            invitations=Invitations(store, project["id"], settings),
             intake=Intake(store, home / "runs", lost_nodes),
             wanted=wanted,
             instance_id=uuid4().hex,

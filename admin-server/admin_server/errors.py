@@ -1,7 +1,7 @@
 """What this server refuses, each with its own anchor in docs/troubleshooting.md.
 
-Conflict 409          SuperlinkNotRunning, SuperlinkUnreachable, SuperlinkActive, ActiveRun, NoActiveRun, RunEnded,
-                      NodeEnrolled, InvitationUsed
+Conflict 409          SuperlinkNotRunning, SuperlinkUnreachable, SuperlinkActive, ActiveRun, NoActiveRun, RunChanged,
+                      RunEnded, RunNotSteerable, NodeEnrolled, InvitationUsed
 Invalid 422           AppInvalid, RunConfigInvalid, ArgumentRefused, FederationUnknown, AddressInvalid,
                       CertificatesInvalid, PublicKeyInvalid
 NotFound 404          AppNotFound, RunNotFound, NodeNotFound, ProjectNotFound
@@ -58,10 +58,17 @@ class RunChanged(Conflict):
 
 
 class RunEnded(Conflict):
-    """The run has ended already."""
+    """The run has ended already, or is about to."""
 
     title = "Run has ended"
     slug = "run-ended"
+
+
+class RunNotSteerable(Conflict):
+    """The run's app writes no journal, and only one that does can be paused; stop works for every app."""
+
+    title = "Run cannot be paused"
+    slug = "run-not-steerable"
 
 
 class NodeEnrolled(Conflict):

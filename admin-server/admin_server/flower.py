@@ -22,7 +22,7 @@ from flwr.proto.run_pb2 import Run
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from admin_server.errors import FlowerRefused, SuperlinkUnreachable
+from admin_server.errors import FlowerRefused, PublicKeyInvalid, SuperlinkUnreachable
 
 T = TypeVar("T")
 PAGE = 100
@@ -119,19 +119,14 @@ class Flower:
             raise
         return True
 
-    async def register_node(self, public_key: str, name: str) -> str:
-        """Register an OpenSSH public key; give the Flower node id, the old one where the key is registered already."""
-        pem = pem_of(public_key)
+    async def register_node(self, key: bytes, name: str) -> str:
+        """Register a public key (PEM); give the Flower node id. Raises PublicKeyInvalid for one that is or was registered."""
         try:
-            request = pb.RegisterNodeRequest(public_key=pem, name=name)
-            answer = await self._call(lambda: self._client.RegisterNode(request))
+            answer = await self._call(lambda: self._client.RegisterNode(pb.RegisterNodeRequest(public_key=key, name=name)))
         except FlowerRefused as refused:
-            if refused.facts.get("code") != 23:
-                raise
-            known = [node for node in await self.nodes() if node.public_key == pem and node.status != "unregistered"]
-            if not known:
-                raise
-            return known[0].flower_node_id
+            if refused.facts.get("code") == 23:
+                raise PublicKeyInvalid("This key is, or was, another node's; make a new one.") from None
+            raise
         return str(answer.node_id)
 
     async def unregister_node(self, flower_node_id: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from control_plane.errors import EspalierError
 from control_plane.tokens import new_token, sha256_of
 
 from admin_server.database import Database
@@ -51,26 +52,25 @@ class Nodes:
         Raises PublicKeyInvalid, SuperlinkNotRunning, SuperlinkUnreachable, NodeEnrolled, InvitationUnknown, -Used, -Expired.
         """
         made = self._superlink.plan
-        await self._check_key(request.public_key)
+        key = _pem(request.public_key)
         token = new_token()
+        with _refusals(request.external_id):
+            await self._store.check_invitation(sha256_of(secret), request.external_id)
+        flower_node_id = None if made.insecure else await self._superlink.flower.register_node(key, request.display_name)
         try:
-            node = await self._store.redeem_invitation(
-                sha256_of(secret), request.external_id, request.display_name, request.public_key, sha256_of(token)
-            )
-        except InvitationRefused as refused:
-            raise refusal(refused) from None
-        except NodeExists:
-            raise NodeEnrolled(
-                f"{request.external_id} is enrolled already; remove it first.", external_id=request.external_id
-            ) from None
-        flower_node_id = None
-        if not made.insecure:
-            try:
-                flower_node_id = await self._superlink.flower.register_node(request.public_key, request.display_name)
-            except EspalierError:
-                await self._store.remove_node(node["id"])  # so that a new invitation can let the same site in
-                raise
-            await self._store.set_flower_node(node["id"], flower_node_id)
+            with _refusals(request.external_id):
+                node = await self._store.redeem_invitation(
+                    sha256_of(secret),
+                    request.external_id,
+                    request.display_name,
+                    request.public_key,
+                    flower_node_id,
+                    sha256_of(token),
+                )
+        except BaseException:
+            if flower_node_id is not None:  # a key that no node has must not stay welcome
+                await self._superlink.flower.unregister_node(flower_node_id)
+            raise
         self._wanted.restore(node["id"])
         ca = made.ca_pem
         return {
@@ -82,15 +82,6 @@ class Nodes:
             "project_slug": self._project["slug"],
             "insecure": made.insecure,
         }
-
-    async def _check_key(self, public_key: str) -> None:
-        """See that the SuperLink will take a key, before an invitation is used up for it. Raises PublicKeyInvalid."""
-        try:
-            pem = pem_of(public_key)
-        except ValueError as refused:
-            raise PublicKeyInvalid(str(refused)) from None
-        if any(node.public_key == pem and node.status == "unregistered" for node in await self._superlink.flower.nodes()):
-            raise PublicKeyInvalid("This key was taken out with its node; make a new one.")
 
     async def beat(self, node_id: str, beat: Heartbeat) -> int:
         """Take a heartbeat; give the number of the newest wish for this node."""
@@ -148,3 +139,21 @@ class Nodes:
                 self._lost_nodes.dead(node.flower_node_id, "it is offline at the SuperLink", SUPERLINK)
             else:
                 self._lost_nodes.alive(node.flower_node_id, said_by=SUPERLINK)
+
+
+def _pem(public_key: str) -> bytes:
+    try:
+        return pem_of(public_key)
+    except ValueError as refused:
+        raise PublicKeyInvalid(str(refused)) from None
+
+
+@contextmanager
+def _refusals(external_id: str) -> Iterator[None]:
+    """Turn what the database refuses of an enrolment into the problem to raise."""
+    try:
+        yield
+    except InvitationRefused as refused:
+        raise refusal(refused) from None
+    except NodeExists:
+        raise NodeEnrolled(f"{external_id} is enrolled already; remove it first.", external_id=external_id) from None

@@ -19,6 +19,7 @@ from admin_server.errors import (
     RunChanged,
     RunEnded,
     RunNotFound,
+    RunNotSteerable,
     SuperlinkUnreachable,
 )
 from admin_server.flower import Flower
@@ -122,12 +123,16 @@ class Runs:
         return await self.one(run["id"])
 
     async def ask(self, run_id: str, want: Want) -> dict[str, Any]:
-        """Ask a run to hold before its next round (pause), or to go on (run). Raises RunNotFound, RunEnded."""
+        """Ask a run to hold before its next round (pause), or to go on (run). Raises RunNotFound, RunEnded, RunNotSteerable."""
         run = await self.one(run_id)
         watch = self._watches.of(run["id"])
-        if run["status"] in ENDS or watch is None:
-            told = f"Run {run['id']} is {run['status']} and cannot be paused or resumed."
-            raise RunEnded(told, run_id=run["id"], status=run["status"])
+        told = f"Run {run['id']} is {run['status']} and cannot be paused or resumed"
+        if run["status"] in (*ENDS, "stopping") or watch is None:
+            raise RunEnded(f"{told}.", run_id=run["id"], status=run["status"])
+        if run["status"] not in ("pending", "starting") and not watch.has_journal:
+            raise RunNotSteerable(
+                f"{told}: its app writes no journal, so it does not read what is asked of it.", run_id=run["id"]
+            )
         await watch.ask(want)
         return await self.one(run["id"])
 
@@ -180,7 +185,10 @@ class Runs:
         return run is None or run["status"] in ENDS
 
     async def _found(self, run_id: str) -> dict[str, Any] | None:
-        return await find(self._store, self._project_id, run_id)
+        found = await find(self._store, self._project_id, run_id)
+        if found is None and run_id.isdigit() and await self._watches.look_for(run_id):
+            return await find(self._store, self._project_id, run_id)
+        return found
 
     def shown(self, row: dict[str, Any]) -> dict[str, Any]:
         """Add what only this server knows: where the run's directory is."""

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from control_plane.settings import ServerSettings
+from control_plane.settings import ServerSettings, is_loopback
+from cryptography.x509 import load_pem_x509_certificate
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
@@ -22,6 +24,8 @@ class Settings(ServerSettings):
         validation_alias=AliasChoices("ADMIN_CORS", "cors"),
         description="Origins of foreign pages, by commas.",
     )
+    public_url: str | None = Field(None, description="Where sites reach the REST API; goes into invitations.")
+    tls_ca: Path | None = Field(None, description="PEM file of the CA that sites are to trust there, if their machines do not.")
     superlink_port: int = Field(9092, ge=1, le=65535, description="The SuperLink's port on 127.0.0.1, which serves everything.")
     apps_dir: Path = Field(Path(), description="Folder whose subfolders are the Flower apps that may be run.")
     database_url: SecretStr | None = Field(None, description="DSN of an existing Postgres instead of the embedded one.")
@@ -42,6 +46,30 @@ class Settings(ServerSettings):
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder")
         return folder
+
+    @field_validator("tls_ca")
+    @classmethod
+    def _certificate(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                load_pem_x509_certificate(value.read_bytes())
+            except OSError as error:
+                raise ValueError(f"cannot be read: {error.strerror}") from None
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _url_of_sites(cls, value: str | None) -> str | None:
+        url = urlsplit(value or "https://unset")
+        if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query or url.fragment:
+            raise ValueError("must be https://HOST or https://HOST:PORT")
+        if url.scheme == "http" and not is_loopback(url.hostname):
+            raise ValueError("http:// would send tokens in the clear: sites come by https://")
+        return value and value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _tls_beyond_loopback(self) -> Self:
+        return self  # without TLS_CERTIFICATE one is made by the server's own CA: see front.py
 
     @model_validator(mode="after")
     def _no_supabase_yet(self) -> Self:

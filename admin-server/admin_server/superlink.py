@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from control_plane.environment import child_environment
@@ -63,11 +62,6 @@ class Superlink:
         if self._plan is None or self._flower is None:
             raise SuperlinkNotRunning(state=self.state)
         return self._plan
-
-    @property
-    def ca(self) -> Path | None:
-        """The CA that the SuperLink was started with; None without TLS, or before the first start."""
-        return None if self._plan is None else self._plan.ca
 
     @property
     def state(self) -> str:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from control_plane.settings import is_loopback
 from control_plane.tokens import read_or_create
 
-from admin_server import tls
+from admin_server import front, tls
 from admin_server.arguments import Allowed, take
 from admin_server.errors import AddressInvalid, CertificatesInvalid
 from admin_server.schemas import SuperlinkStart
 from admin_server.settings import Settings
 
 PUBLIC_PORT = 9093
-WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  the names of "everywhere", not a place to listen
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class SuperlinkPlan:
         """Where sites reach its Fleet API, as far as this machine can tell; None: only from this machine."""
         if self.public is None:
             return None
-        host = socket.gethostname() if self.public[0] in WILDCARDS else self.public[0]
+        host = socket.gethostname() if self.public[0] in tls.WILDCARDS else self.public[0]
         return joined(host, self.public[1])
 
     def address_for(self, host: str | None) -> str:
@@ -108,7 +105,7 @@ def plan(request: SuperlinkStart, settings: Settings) -> SuperlinkPlan:
     elif request.certificates_path:
         files = given(Path(request.certificates_path))
     else:
-        files = tls.ensure(home / "tls", names_of(public))
+        files = tls.ensure(home / "tls", front.names(settings, public and public[0]))
     return SuperlinkPlan(home, settings.superlink_port, public, files, tuple(extra))
 
 
@@ -157,19 +154,6 @@ def parse_address(text: str, taken_port: int) -> tuple[str, int]:
     if number == taken_port:
         raise AddressInvalid(f"Port {number} is the SuperLink's own port on 127.0.0.1; choose another.", listen_address=text)
     return host, number
-
-
-def names_of(public: tuple[str, int] | None) -> list[str]:
-    """Name what sites may dial: the host itself, or this machine's names and addresses when it listens everywhere."""
-    if public is None:
-        return []
-    if public[0] not in WILDCARDS:
-        return [public[0]]
-    inet = (socket.AF_INET, socket.AF_INET6)
-    addresses = [
-        a.address for all_of in psutil.net_if_addrs().values() for a in all_of if a.family in inet and "%" not in a.address
-    ]
-    return [socket.gethostname(), *sorted(a for a in addresses if not ipaddress.ip_address(a).is_loopback)]
 
 
 def joined(host: str, port: int) -> str:

@@ -1,15 +1,19 @@
-"""The coordinator's own certificate authority and server certificate, made at first start.
+"""The coordinator's own certificate authority and its server certificates, made at first need.
 
-One certificate serves the SuperLink. It names localhost, 127.0.0.1 (the SuperLink's own children dial back there) and
-the public host; it is made anew when a name is missing or 30 days are left, the CA stays.
+One certificate serves the SuperLink ("server"), another the REST interface beyond loopback ("rest"). Each names localhost,
+127.0.0.1 (the SuperLink's own children dial back there) and the hosts that sites dial; it is made anew when a name is
+missing or 30 days are left, the CA stays.
 """
 
 import datetime as dt
 import ipaddress
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import psutil
 from control_plane.files import write_atomic
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,21 +24,22 @@ CA_DAYS = 3650
 SERVER_DAYS = 825
 RENEW_DAYS = 30
 ALWAYS = ("localhost", "127.0.0.1")
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  the names of "everywhere", not a place to listen
 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """The three files that a SuperLink with TLS needs; ca is also what nodes and the CLI trust."""
+    """The three files that a server with TLS needs; ca is also what nodes and the CLI trust."""
 
     ca: Path
     certificate: Path
     key: Path
 
 
-def ensure(folder: Path, hosts: Iterable[str] = ()) -> TlsFiles:
-    """Make what is missing in folder, and a new server certificate when it lacks one of the hosts."""
+def ensure(folder: Path, hosts: Iterable[str] = (), kind: Literal["server", "rest"] = "server") -> TlsFiles:
+    """Make what is missing in folder, and a new certificate of this kind when it lacks one of the hosts."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = TlsFiles(folder / "ca.crt", folder / "server.crt", folder / "server.key")
+    files = TlsFiles(folder / "ca.crt", folder / f"{kind}.crt", folder / f"{kind}.key")
     if not (files.ca.exists() and (folder / "ca.key").exists()):
         make_ca(folder)
     names = list(dict.fromkeys([*ALWAYS, *hosts]))
@@ -86,7 +91,7 @@ def make_server(folder: Path, files: TlsFiles, names: list[str]) -> None:
     if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
         raise TypeError(f"{folder / 'ca.key'} holds no elliptic-curve key")
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "superlink")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, files.certificate.stem)])
     certificate = (
         begun(subject, ca.subject, key.public_key(), SERVER_DAYS)
         .add_extension(x509.SubjectAlternativeName([general_name(name) for name in names]), critical=False)
@@ -134,6 +139,17 @@ def check(files: TlsFiles) -> None:
 def der_of(ca: Path) -> bytes:
     """Give the CA certificate as DER, as an invitation carries it."""
     return x509.load_pem_x509_certificate(ca.read_bytes()).public_bytes(serialization.Encoding.DER)
+
+
+def names_of(host: str) -> list[str]:
+    """Name what can be dialled: the host itself, or this machine's names and addresses when it listens everywhere."""
+    if host not in WILDCARDS:
+        return [host]
+    inet = (socket.AF_INET, socket.AF_INET6)
+    addresses = [
+        a.address for all_of in psutil.net_if_addrs().values() for a in all_of if a.family in inet and "%" not in a.address
+    ]
+    return [socket.gethostname(), *sorted(a for a in addresses if not ipaddress.ip_address(a).is_loopback)]
 
 
 def now() -> dt.datetime:

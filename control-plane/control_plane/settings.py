@@ -45,9 +45,14 @@ class ServerSettings(BaseSettings):
         return origins
 
     @model_validator(mode="after")
-    def _tls_beyond_loopback(self) -> Self:
+    def _certificate_has_its_key(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS_CERTIFICATE and TLS_KEY go together: set both or none")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_beyond_loopback(self) -> Self:
+        """A server that can make a certificate of its own overrides this."""
         if self.tls_certificate is None and not is_loopback(self.host):
             raise ValueError(
                 f"listening on {self.host} needs TLS: set TLS_CERTIFICATE and TLS_KEY, or listen on 127.0.0.1 behind a proxy"

@@ -1,5 +1,13 @@
 -- Reports: what client servers say of their site, spooled there until it is acknowledged here.
 
+create function espalier.superlink_is_insecure(p_project_id uuid) returns boolean
+language sql stable set search_path = '' as $$
+  -- As the coordinator started it last: what a site says of itself decides nothing.
+  select coalesce((select s.runtime_config -> 'insecure' = 'true'
+    from public.node_sessions s join public.nodes n on n.id = s.node_id
+    where n.project_id = p_project_id and s.kind = 'superlink' order by s.key desc limit 1), false)
+$$;
+
 create function espalier.report_session(p_node public.nodes, d jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -32,7 +40,7 @@ begin
   -- Without a key Flower gives a SuperNode a new id at each start; with one, enrolment has said which id is this node's.
   update public.nodes set flower_node_id = d ->> 'flower_node_id'
   where id = p_node.id and d ->> 'flower_node_id' is not null
-    and (flower_node_id is null or d -> 'runtime_config' -> 'insecure' = 'true');
+    and (flower_node_id is null or espalier.superlink_is_insecure(p_node.project_id));
   if v_status = 'running' then
     perform espalier.move_node(p_node.id, 'online', null);
   elsif not exists (

@@ -755,14 +755,11 @@ begin
 end
 $$;
 
-create function public.redeem_invitation(
-  p_sha256 text, p_external_id text, p_display_name text, p_public_key text, p_token_sha256 text
-) returns jsonb
+create function espalier.open_invitation(p_sha256 text, p_external_id text) returns public.invitations
 language plpgsql set search_path = '' as $$
+-- Give the invitation that would let a node of this external id in, locked.
 declare
   v_invitation public.invitations;
-  v_node public.nodes;
-  v_mark bigint;
 begin
   select * into v_invitation from public.invitations where sha256 = p_sha256 for update;
   if not found then
@@ -772,33 +769,49 @@ begin
   elsif v_invitation.expires_at <= now() then
     perform espalier.refuse('ES002', 'The invitation is expired.', 'expired');
   end if;
+  perform 1 from public.nodes
+  where project_id = v_invitation.project_id and external_id = p_external_id
+    and not (status = any (espalier.allowed_from('node', 'enrolled')) and role = 'participant');
+  if found then
+    perform espalier.refuse('ES003', format('A node with the external id %s is enrolled already; remove it first.', p_external_id));
+  end if;
+  return v_invitation;
+end
+$$;
+
+create function public.check_invitation(p_sha256 text, p_external_id text) returns jsonb
+language plpgsql set search_path = '' as $$
+begin
+  perform espalier.open_invitation(p_sha256, p_external_id);
+  return 'null';
+end
+$$;
+
+create function public.redeem_invitation(
+  p_sha256 text, p_external_id text, p_display_name text, p_public_key text, p_flower_node_id text, p_token_sha256 text
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_invitation public.invitations := espalier.open_invitation(p_sha256, p_external_id);
+  v_node public.nodes;
+  v_mark bigint;
+begin
   perform espalier.lock_project(v_invitation.project_id);
   v_mark := espalier.last_event(v_invitation.project_id);
-  insert into public.nodes as n (project_id, role, external_id, display_name, public_key)
-  values (v_invitation.project_id, 'participant', p_external_id, p_display_name, p_public_key)
+  insert into public.nodes as n (project_id, role, external_id, display_name, public_key, flower_node_id)
+  values (v_invitation.project_id, 'participant', p_external_id, p_display_name, p_public_key, p_flower_node_id)
   on conflict (project_id, external_id) do update
-    set display_name = excluded.display_name, public_key = excluded.public_key, flower_node_id = null,
+    set display_name = excluded.display_name, public_key = excluded.public_key, flower_node_id = excluded.flower_node_id,
         status = 'enrolled', status_at = now(), reason = null, removed_at = null, last_seen_at = null, activity = null
     where n.status = any (espalier.allowed_from('node', 'enrolled')) and n.role = 'participant'
   returning * into v_node;
-  if not found then
-    perform espalier.refuse('ES003', format('A node with the external id %s is enrolled already; remove it first.', p_external_id));
+  if not found then -- somebody else was faster
+    perform espalier.open_invitation(p_sha256, p_external_id);
   end if;
   update public.invitations set used_at = now(), node_id = v_node.id where id = v_invitation.id;
   insert into public.tokens (sha256, role, subject, project_id)
   values (p_token_sha256, 'node', v_node.id::text, v_node.project_id);
   return espalier.node_row(v_node.id, v_mark);
-end
-$$;
-
-create function public.set_flower_node(p_node_id uuid, p_flower_node_id text) returns jsonb
-language plpgsql set search_path = '' as $$
-begin
-  update public.nodes set flower_node_id = p_flower_node_id where id = p_node_id and status <> 'removed';
-  if not found then
-    perform espalier.refuse('ES005', format('There is no node %s.', p_node_id));
-  end if;
-  return espalier.node_row(p_node_id);
 end
 $$;
 
@@ -1584,6 +1597,14 @@ $$;
 
 -- Reports: what client servers say of their site, spooled there until it is acknowledged here.
 
+create function espalier.superlink_is_insecure(p_project_id uuid) returns boolean
+language sql stable set search_path = '' as $$
+  -- As the coordinator started it last: what a site says of itself decides nothing.
+  select coalesce((select s.runtime_config -> 'insecure' = 'true'
+    from public.node_sessions s join public.nodes n on n.id = s.node_id
+    where n.project_id = p_project_id and s.kind = 'superlink' order by s.key desc limit 1), false)
+$$;
+
 create function espalier.report_session(p_node public.nodes, d jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -1616,7 +1637,7 @@ begin
   -- Without a key Flower gives a SuperNode a new id at each start; with one, enrolment has said which id is this node's.
   update public.nodes set flower_node_id = d ->> 'flower_node_id'
   where id = p_node.id and d ->> 'flower_node_id' is not null
-    and (flower_node_id is null or d -> 'runtime_config' -> 'insecure' = 'true');
+    and (flower_node_id is null or espalier.superlink_is_insecure(p_node.project_id));
   if v_status = 'running' then
     perform espalier.move_node(p_node.id, 'online', null);
   elsif not exists (
@@ -1805,7 +1826,7 @@ declare
     'log_list', 'artifact_list', 'model_list', 'audit_list', 'invitation_list'];
   c_functions constant text[] := array[
     'schema_version', 'open_project', 'hold_lease', 'release_lease', 'add_token', 'find_token', 'revoke_tokens', 'audit',
-    'create_invitation', 'redeem_invitation', 'set_flower_node', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
+    'create_invitation', 'check_invitation', 'redeem_invitation', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
     'begin_run', 'begin_attempt', 'adopt_run', 'move_run', 'note_attempt', 'apply_journal', 'forget_projection',
     'append_log_lines', 'tail_offset', 'prune_log_lines', 'accept_reports'];
   v_role text;

@@ -39,8 +39,8 @@ class Server:
         """Enrol a node in the database, with a Flower id, and give its id and its client."""
         token, secret = new_token(), new_token()
         await self.store.create_invitation(self.project_id, sha256_of(secret), None, 60)
-        row = await self.store.redeem_invitation(sha256_of(secret), external_id, external_id, "key", sha256_of(token))
-        await self.store.set_flower_node(row["id"], str(1000 + row["key"]))
+        flower_id = str(int.from_bytes(token.encode()[:7]))
+        row = await self.store.redeem_invitation(sha256_of(secret), external_id, external_id, "key", flower_id, sha256_of(token))
         return row["id"], self.client(token)
 
 

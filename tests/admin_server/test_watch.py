@@ -182,6 +182,24 @@ async def test_pause_and_resume_are_told_to_the_engine_and_shown_when_it_says_so
         await status_is("running")
 
 
+async def test_an_app_without_a_journal_cannot_be_paused_nor_one_that_is_stopping_resumed(
+    boot: Boot, store: Store, run: dict[str, Any], folder: Path
+) -> None:
+    await store.move_run(run["id"], "running")
+    app = server_app(folder)
+    async with boot() as server:
+        answer = await server.admin.post(f"/runs/{run['id']}/pause")
+        assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (409, "run-not-steerable")
+        assert not (folder / "control.json").exists()
+        write_journal(folder, RECORDS[0])
+        await server.admin.post(f"/runs/{run['id']}/stop")
+        answer = await server.admin.post(f"/runs/{run['id']}/resume")
+        assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (409, "run-ended")
+        assert json.loads((folder / "control.json").read_text())["want"] == "stop"
+        app.kill()
+        app.wait()
+
+
 async def test_a_dead_node_is_told_to_the_engine(boot: Boot, run: dict[str, Any], folder: Path) -> None:
     write_journal(folder, *RECORDS[:4])
     async with boot() as server:

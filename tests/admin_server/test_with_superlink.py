@@ -1,9 +1,13 @@
-"""The server as a process with a real SuperLink: runs recorded, causes told, nodes enrolled, everything found again."""
+"""The server as a process with a real SuperLink: runs recorded, causes told, nodes enrolled, everything found again.
+
+It listens beyond loopback, so with a certificate of its own CA, as it does for sites on other machines.
+"""
 
 import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -59,6 +63,8 @@ class Process:
         self.env = {"ESPALIER_HOME": str(home), "DATABASE_URL": dsn, "APPS_DIR": str(home / "apps-dir")}
         self.http = httpx.Client()
         self.env |= {"ADMIN_PORT": str(self.port), "SUPERLINK_PORT": str(free_port()), "PATH": os.environ["PATH"]}
+        self.url = f"https://localhost:{self.port}"
+        self.env |= {"ADMIN_HOST": "0.0.0.0", "PUBLIC_URL": self.url}
 
     def start(self) -> None:
         with (self.home / "out.log").open("ab") as out:
@@ -66,16 +72,18 @@ class Process:
         wait_for("the server to answer", self.answers)
         token = (self.home / "admin.token").read_text().strip()
         self.http.close()
-        self.http = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {token}"}, timeout=30
-        )
+        headers = {"Authorization": f"Bearer {token}"}
+        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=30, verify=self.trusted())
 
     def answers(self) -> bool:
         assert self.child.poll() is None, (self.home / "out.log").read_text()
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/health").is_success
-        except httpx.TransportError:
+            return httpx.get(f"{self.url}/health", verify=self.trusted()).is_success
+        except (httpx.TransportError, FileNotFoundError):
             return False
+
+    def trusted(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.home / "tls" / "ca.crt")
 
     def superlink(self) -> dict[str, Any]:
         return dict(self.http.get("/superlink").json())
@@ -140,18 +148,22 @@ def public_key() -> str:
 def test_a_site_enrols_once_with_its_invitation(real: Process) -> None:
     made = real.http.post("/nodes/invitations", json={"label": "site-a"}).json()
     told = parse_invitation(made["invitation"])
-    assert told.address == f"http://127.0.0.1:{real.port}"
+    assert told.address == real.url
+    assert told.ca_der is not None
+    trusted = ssl.create_default_context(cadata=told.ca_der)
 
     def enrol(secret: str, **change: Any) -> httpx.Response:
         body = {"external_id": "site-a", "display_name": "A", "public_key": public_key(), **change}
-        return httpx.post(f"{told.address}/nodes/enrol", json=body, headers={"Authorization": f"Bearer {secret}"}, timeout=30)
+        headers = {"Authorization": f"Bearer {secret}"}
+        return httpx.post(f"{told.address}/nodes/enrol", json=body, headers=headers, timeout=30, verify=trusted)
 
     def slug(answer: httpx.Response) -> tuple[int, str]:
         return answer.status_code, answer.json()["type"].rpartition("#")[2]
 
     assert slug(enrol("unheard-of")) == (401, "invitation-unknown")
     assert slug(enrol(told.secret, public_key="ssh-rsa AAAA")) == (422, "public-key-invalid")
-    enrolled = enrol(told.secret)
+    key = public_key()
+    enrolled = enrol(told.secret, public_key=key)
     assert enrolled.status_code == 201, enrolled.text
     node = enrolled.json()
     assert node["ca_certificate"] == (real.home / "tls" / "ca.crt").read_text()
@@ -159,6 +171,7 @@ def test_a_site_enrols_once_with_its_invitation(real: Process) -> None:
     assert slug(enrol(told.secret)) == (409, "invitation-used")
     again = parse_invitation(real.http.post("/nodes/invitations").json()["invitation"])
     assert slug(enrol(again.secret)) == (409, "node-enrolled")
+    assert slug(enrol(again.secret, external_id="b", public_key=key)) == (422, "public-key-invalid")
     with psycopg.connect(real.dsn, autocommit=True) as connection:
         connection.execute("update invitations set expires_at = now() where used_at is null")
     assert slug(enrol(again.secret, external_id="b")) == (410, "invitation-expired")

@@ -181,8 +181,7 @@ class People:
 
     async def _enrol(self, store: Store, name: str, flower_node_id: str) -> str:
         await store.create_invitation(self.project, name * 64, None, 60)
-        node = await store.redeem_invitation(name * 64, name, name, "key", ("1" if name == "a" else "2") * 64)
-        await store.set_flower_node(node["id"], flower_node_id)
+        node = await store.redeem_invitation(name * 64, name, name, "key", flower_node_id, ("1" if name == "a" else "2") * 64)
         return str(node["id"])
 
     def sees(self, connection: psycopg.Connection[Any], user: str, query: str) -> list[Any]:

@@ -33,10 +33,8 @@ def enrol(store: Store, project: Row) -> Callable[..., Awaitable[Row]]:
     async def enrol(external_id: str, flower_node_id: str | None = None) -> Row:
         number = next(numbers)
         await store.create_invitation(project["id"], sha(f"invitation {number}"), external_id, 60)
-        node = await store.redeem_invitation(
-            sha(f"invitation {number}"), external_id, f"Site {external_id}", "ecdsa key", sha(f"node token {number}")
-        )
-        return await store.set_flower_node(node["id"], flower_node_id) if flower_node_id else node
+        secret, token = sha(f"invitation {number}"), sha(f"node token {number}")
+        return await store.redeem_invitation(secret, external_id, f"Site {external_id}", "ecdsa key", flower_node_id, token)
 
     return enrol
 

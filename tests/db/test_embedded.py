@@ -295,7 +295,7 @@ async def test_the_schema_works_on_the_oldest_postgres_that_it_is_written_for(ma
     store = Store(door)
     project = await store.open_project("p", "P", "c", "C")
     await store.create_invitation(project["id"], "1" * 64, None, 60)
-    node = await store.redeem_invitation("1" * 64, "site-a", "Site A", "key", "2" * 64)
+    node = await store.redeem_invitation("1" * 64, "site-a", "Site A", "key", None, "2" * 64)
     session = {"session_id": str(uuid4()), "status": "running"}
     await store.accept_reports(
         node["id"], "spool", [{"seq": 1, "kind": "session", "data": session}, {"seq": 2, "kind": "gossip"}]

@@ -23,7 +23,7 @@ def names(events: list[Row]) -> list[str]:
 
 
 async def redeem(store: Store, secret: str, external_id: str = "site-a") -> Row:
-    return await store.redeem_invitation(sha(secret), external_id, "Site A", "key of " + secret, sha("token of " + secret))
+    return await store.redeem_invitation(sha(secret), external_id, "Site A", "key of " + secret, None, sha("token of " + secret))
 
 
 async def test_an_invitation_makes_a_node_and_its_token_once(store: Store, project: Row) -> None:
@@ -60,7 +60,7 @@ async def test_of_eight_that_redeem_one_invitation_at_once_one_becomes_a_node(
     with psycopg.connect(database_url) as writer, psycopg.connect(database_url, autocommit=True) as observer:
         writer.execute("select espalier.lock_project(%s)", [project["id"]])
         redeemers = [
-            asyncio.create_task(store.redeem_invitation(sha("s"), f"site-{n}", "Site", "key", sha(f"token {n}")))
+            asyncio.create_task(store.redeem_invitation(sha("s"), f"site-{n}", "Site", "key", None, sha(f"token {n}")))
             for n in range(8)
         ]
         async with asyncio.timeout(30):
@@ -77,6 +77,8 @@ async def test_an_external_id_that_is_enrolled_is_refused_and_the_invitation_sta
     store: Store, project: Row, node: Row
 ) -> None:
     await store.create_invitation(project["id"], sha("s"), None, 60)
+    with pytest.raises(NodeExists, match="site-a"):
+        await store.check_invitation(sha("s"), node["external_id"])
     with pytest.raises(NodeExists, match="site-a"):
         await redeem(store, "s", node["external_id"])
     with pytest.raises(NodeExists):
@@ -108,13 +110,11 @@ async def test_the_coordinator_and_unknown_nodes_cannot_be_removed(store: Store,
 
 async def test_a_flower_node_id_keeps_all_its_64_bits_and_is_one_nodes(store: Store, node: Row, enrol: Enrol) -> None:
     assert node["flower_node_id"] == BIG
-    other = await enrol("site-b")
     with pytest.raises(NodeExists, match="Flower node id"):
-        await store.set_flower_node(other["id"], BIG)
+        await enrol("site-b", BIG)
     with pytest.raises(BadValue, match="uint64"):
-        await store.set_flower_node(other["id"], "18446744073709551616")
-    with pytest.raises(NoSuchRow):
-        await store.set_flower_node(str(uuid4()), "5")
+        await enrol("site-b", "18446744073709551616")
+    assert (await enrol("site-b", "5"))["flower_node_id"] == "5"
 
 
 async def test_a_beat_brings_a_node_online_or_offline_and_tells_it_once(store: Store, node: Row) -> None:

@@ -146,23 +146,24 @@ async def test_the_next_session_makes_an_unfinished_one_lost(store: Store, node:
     assert rows == {first: "lost", second: "starting"}
 
 
-async def test_a_flower_id_that_enrolment_gave_is_not_changed_by_a_report_unless_flower_runs_insecure(
-    store: Store, node: Row, enrol: Enrol
+@pytest.mark.parametrize("is_insecure", [False, True])
+async def test_a_flower_id_that_enrolment_gave_is_changed_by_no_report_unless_the_superlink_asks_for_no_keys(
+    store: Store, project: Row, node: Row, is_insecure: bool
 ) -> None:
+    await store.open_session(project["coordinator_node_id"], "superlink", {"insecure": is_insecure})
+    claims = {"session_id": str(uuid4()), "status": "running", "flower_node_id": "6", "runtime_config": {"insecure": True}}
+    await store.accept_reports(node["id"], "spool", [line(1, "session", **claims)])
+    (row,) = await store.rows("node_list", {"id": node["id"]})
+    assert row["flower_node_id"] == ("6" if is_insecure else node["flower_node_id"])
+
+
+async def test_a_node_without_a_key_has_the_flower_id_that_it_reports(store: Store, enrol: Enrol) -> None:
     fresh = await enrol("site-b")
-    for one, seq, config, expected in (
-        (node, 1, {}, node["flower_node_id"]),
-        (node, 2, {"insecure": True}, "6"),
-        (fresh, 1, {}, "7"),
-        (fresh, 2, {}, "7"),
-    ):
-        flower_node_id = {1: "7", 2: "6"}[seq]
-        report = line(
-            seq, "session", session_id=str(uuid4()), status="running", flower_node_id=flower_node_id, runtime_config=config
-        )
-        await store.accept_reports(one["id"], "spool", [report])
-        (row,) = await store.rows("node_list", {"id": one["id"]})
-        assert row["flower_node_id"] == expected
+    await store.accept_reports(
+        fresh["id"], "spool", [line(1, "session", session_id=str(uuid4()), status="running", flower_node_id="7")]
+    )
+    (row,) = await store.rows("node_list", {"id": fresh["id"]})
+    assert row["flower_node_id"] == "7"
 
 
 async def test_an_inventory_is_the_nodes_from_then_on(store: Store, node: Row) -> None:

@@ -16,7 +16,6 @@ from admin_server.deps import (
     TheInvitations,
     TheNodes,
     TheStore,
-    TheSuperlink,
     WritingAdmin,
 )
 from admin_server.errors import (
@@ -40,15 +39,13 @@ ENROLS = (InvitationUnknown, InvitationUsed, InvitationExpired, NodeEnrolled, Pu
 async def invite(
     admin: WritingAdmin,
     invitations: TheInvitations,
-    superlink: TheSuperlink,
     audit: TheAudit,
     http: Request,
     request: InvitationRequest | None = None,
 ) -> dict[str, Any]:
-    """Make a one-time invitation for a site that reaches this server at the address by which it was asked."""
+    """Make a one-time invitation for a site that reaches this server at PUBLIC_URL, else at the address asked here."""
     wanted = request or InvitationRequest()
-    address = str(http.base_url).rstrip("/")
-    made = await invitations.make(address, superlink.ca, wanted.label, wanted.expires_in_s)
+    made = await invitations.make(str(http.base_url).rstrip("/"), wanted.label, wanted.expires_in_s)
     await audit(admin, "node.invite", made["id"], label=wanted.label)
     return made
 

@@ -18,6 +18,7 @@ from admin_server.errors import (
     RunConfigInvalid,
     RunEnded,
     RunNotFound,
+    RunNotSteerable,
     SuperlinkNotRunning,
     SuperlinkUnreachable,
 )
@@ -72,7 +73,7 @@ async def stop(admin: WritingAdmin, runs: TheRuns, audit: TheAudit, run_id: str,
     return accepted(run, response)
 
 
-@router.post("/{run_id}/pause", status_code=202, responses=problems(RunEnded, RunNotFound))
+@router.post("/{run_id}/pause", status_code=202, responses=problems(RunEnded, RunNotFound, RunNotSteerable))
 async def pause(admin: WritingAdmin, runs: TheRuns, audit: TheAudit, run_id: str, response: Response) -> RunAccepted:
     """Hold a run before its next round."""
     run = await runs.ask(run_id, "pause")
@@ -80,7 +81,7 @@ async def pause(admin: WritingAdmin, runs: TheRuns, audit: TheAudit, run_id: str
     return accepted(run, response)
 
 
-@router.post("/{run_id}/resume", status_code=202, responses=problems(RunEnded, RunNotFound))
+@router.post("/{run_id}/resume", status_code=202, responses=problems(RunEnded, RunNotFound, RunNotSteerable))
 async def resume(admin: WritingAdmin, runs: TheRuns, audit: TheAudit, run_id: str, response: Response) -> RunAccepted:
     """Let a paused run go on."""
     run = await runs.ask(run_id, "run")

@@ -65,6 +65,11 @@ class RunWatch:
     def has_ended(self) -> bool:
         return self.status in ENDS
 
+    @property
+    def has_journal(self) -> bool:
+        """Does its app write a journal? Only then does it read what is wanted of it."""
+        return self._directory.journal.exists()
+
     async def ask(self, want: Want, reason: str = STOP_ASKED) -> None:
         """Want the engine to run, pause or stop; the reason of a stop is noted before anything is done."""
         if want == "stop":
@@ -107,7 +112,7 @@ class RunWatch:
 
     async def _steer(self, end: ProcessEnd | None) -> None:
         """Tell the engine who is lost, tell the store that it runs, and make a stop happen that the engine does not."""
-        if end is None and self._directory.journal.exists():
+        if end is None and self.has_journal:
             self._control.lose(self._around.lost_nodes.reasons())
         if self.status == "starting" and self.flower is not None and self.flower.status == "running":
             moved = await self._around.store.move_run(self.run_id, "running", expected=["starting"])
@@ -115,7 +120,7 @@ class RunWatch:
         if self._stop_asked_at is None:
             return
         now = time.monotonic()
-        if now - self._stop_asked_at > STOP_GRACE_S or end is not None or not self._directory.journal.exists():
+        if now - self._stop_asked_at > STOP_GRACE_S or end is not None or not self.has_journal:
             await self._stop_run()
         waited_s = now - (self._stop_sent_at or self._stop_asked_at + STOP_GRACE_S)
         if waited_s > KILL_GRACE_S and self._attempt.kill():

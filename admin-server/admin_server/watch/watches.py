@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from admin_server.background import DONE, Background
+from admin_server.errors import FlowerRefused, SuperlinkNotRunning, SuperlinkUnreachable
 from admin_server.flower import PAGE, Flower, FlowerRun
 from admin_server.watch.outcome import cause
 from admin_server.watch.run_watch import ENDS, RunWatch, Surroundings
@@ -67,6 +68,18 @@ class Watches:
             yield
         finally:
             self._starting[fab_hash] -= 1
+
+    async def look_for(self, flower_run_id: str) -> bool:
+        """Make a row of a run that a shell started a moment ago, if the SuperLink has it; True when it did."""
+        if not self._has_listed_all:
+            return False
+        try:
+            found = await self._around.flower().run(flower_run_id)
+        except (SuperlinkNotRunning, SuperlinkUnreachable, FlowerRefused):
+            return False
+        for run in await self._news([found] if found else []):
+            await self._adopt(run)
+        return flower_run_id in self._by_flower_id
 
     def doubt(self, run_id: str) -> None:
         """Nobody knows whether the SuperLink took this intent: the next list of its runs tells."""
@@ -144,7 +157,7 @@ class Watches:
         fresh = {r.flower_run_id: r for r in page if r.flower_run_id not in self._by_flower_id.keys() | self._finished}
         if not fresh:
             return []
-        where = {"project_id": self._project_id, "flower_run_id": list(fresh), "status": list(ENDS)}
+        where = {"project_id": self._project_id, "flower_run_id": list(fresh), "status": [*ENDS, "lost"]}
         self._finished |= {row["flower_run_id"] for row in await self._around.store.rows("attempt_list", where, limit=PAGE)}
         return [run for run in fresh.values() if run.flower_run_id not in self._finished]
 
