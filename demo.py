@@ -90,7 +90,7 @@ def story(stack: Stack, rounds: int) -> bool:
     with phase("sites"):
         for number, (name, site) in enumerate(stack.sites.items()):
             enrol(stack.admin, site, name)
-            start_supernode(site, name, number)
+            start_supernode(site, number)
         stack.wait("the sites", lambda: all_online(stack), PATIENCE_S, lambda: absent(stack))
         out.print(f"  {', '.join(stack.sites)} online")
     with phase("training"):
@@ -141,11 +141,11 @@ def enrol(admin: Rest, site: Rest, name: str) -> None:
     out.print(f"  {name} enrolled as Flower node {node['flower_node_id']}")
 
 
-def start_supernode(site: Rest, name: str, number: int) -> None:
+def start_supernode(site: Rest, number: int) -> None:
     """Start a site's SuperNode with its partition; one that runs already, or is starting again, goes on."""
     if site.get("/supernode")["state"] in ("starting", "running"):
         return
-    partition = {"partition_id": number, "num_partitions": len(SITES), "node_config": {"node-name": name}}
+    partition = {"partition_id": number, "num_partitions": len(SITES)}
     site.post("/supernode/start", partition)
 
 

@@ -32,7 +32,7 @@ class Intake:
         if answer["refused"]:
             log.warning("%d report lines of node %s are malformed and were refused", answer["refused"], node_id)
         await self._tell_of_supernodes(answer["events"])
-        await self._write_client_logs(answer["lines"])
+        await self._write_client_logs(node_id, answer["lines"])
         return int(answer["applied_seq"])
 
     async def _tell_of_supernodes(self, events: list[dict[str, Any]]) -> None:
@@ -50,13 +50,16 @@ class Intake:
             else:
                 self._lost_nodes.alive(flower_node_id)
 
-    async def _write_client_logs(self, lines: list[dict[str, Any]]) -> None:
-        """Append forwarded lines to clients/<node>/client.log of their run."""
+    async def _write_client_logs(self, node_id: str, lines: list[dict[str, Any]]) -> None:
+        """Append a node's forwarded lines to clients/<node>/client.log of their run."""
+        if not lines:
+            return
+        (node,) = await self._store.rows("node_list", {"id": node_id}, limit=1)
         texts: dict[Path, list[str]] = defaultdict(list)
         for line in lines:
             directory = await self._directory_of(line["run_id"]) if line["run_id"] else None
             if directory is not None:
-                path = directory.client_log(line["node_name"] or str(line["node_id"]))
+                path = directory.client_log(node["display_name"], node["flower_node_id"] or "")
                 texts[path].append(f"{line['at']} {line['level'].upper()} {line['text']}\n")
         async with self._writing:
             for path, several in texts.items():

@@ -25,9 +25,10 @@ class RunDirectory:
     def server_log(self, flower_run_id: str) -> Path:
         return self.attempt(flower_run_id) / "server.log"
 
-    def client_log(self, node: str) -> Path:
-        """Where a site's forwarded lines go. node: a display name, made fit for a file system."""
-        return self.path / "clients" / (re.sub(r"[^A-Za-z0-9._-]", "_", node).lstrip(".") or "node") / "client.log"
+    def client_log(self, name: str, flower_node_id: str) -> Path:
+        """Where a site's forwarded lines go. name: the node's, for people; the ServerApp puts the node's updates there too."""
+        plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:200].lstrip(".") or "node"
+        return self.path / "clients" / f"{plain}-{flower_node_id[-6:]}" / "client.log"
 
 
 def stream_of(flower_run_id: str) -> str:

@@ -10,7 +10,7 @@ from client_server.schemas import SupernodeStartRequest
 EXTRA_FLAGS = {"--max-retries": int, "--max-wait-time": float, "--trusted-entities": str}
 """Flags of flower-supernode that may be added, and what their value is; none of them undoes TLS, the key or the isolation."""
 
-RESERVED_KEYS = {"partition-id": "partition_id", "num-partitions": "num_partitions"}
+RESERVED_KEYS = {"partition-id": "partition_id", "num-partitions": "num_partitions", "node-name": "PARTICIPANT_NODE_NAME"}
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _INT64 = range(-(2**63), 2**63)
 
@@ -40,9 +40,7 @@ def check_extra_args(extra_args: Sequence[str]) -> None:
 
 
 def node_config(request: SupernodeStartRequest, node_name: str) -> str:
-    """Write --node-config as Flower parses it: key=value by blanks, values in TOML, strings in either quote.
-
-    node_name: the value of node-name, unless the request gives another."""
+    """Write --node-config as Flower parses it: key=value by blanks, values in TOML, strings in either quote."""
     values: dict[str, bool | int | float | str] = {}
     if request.partition_id is not None and request.num_partitions is not None:
         values |= {"partition-id": request.partition_id, "num-partitions": request.num_partitions}

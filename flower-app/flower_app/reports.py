@@ -1,12 +1,13 @@
 """What people read: a JSON file for each update and each round, history.json and the chart."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from flower_app.chart import ChartPainter
 from flower_app.files import write_json
 from flower_app.journal import Record
-from flower_app.run_directory import RunDirectory, folder_name
+from flower_app.run_directory import RunDirectory
 
 
 class Reports:
@@ -16,12 +17,12 @@ class Reports:
         """past: what earlier attempts wrote to the journal; a file that a crash kept from being written is written now."""
         self._directory = directory
         self._painter = ChartPainter(directory.chart)
-        self._folders: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         self._title = ""
         self.history: list[dict[str, Any]] = []
         for record in past:
             if record["kind"] == "update":
-                path = directory.update(self._folder_of(record), record["round"])
+                path = self._path_of(record)
             elif record["kind"] == "round.closed":
                 self.history.append(history_entry(record))
                 path = directory.aggregate(record["round"])
@@ -39,7 +40,7 @@ class Reports:
 
     def updated(self, record: Record) -> None:
         """Write one node's part in a round."""
-        write_json(self._directory.update(self._folder_of(record), record["round"]), record)
+        write_json(self._path_of(record), record)
 
     def closed(self, record: Record) -> None:
         """Write a round's sum, the history and the chart."""
@@ -52,16 +53,11 @@ class Reports:
         """Wait for the chart."""
         self._painter.close()
 
-    def _folder_of(self, record: Record) -> str:
-        """Choose a node's folder once: its name, or its id where it gave none or another node has that name already."""
-        node_id = record["node_id"]
+    def _path_of(self, record: Record) -> Path:
+        """Choose the file of an update: by the node's name as it told it in any update of this run."""
         name = record["facts"].get("node_name") or (record["cause"] or {}).get("node_name")
-        if node_id not in self._folders:
-            wanted = folder_name(str(name)) if name else node_id
-            if not name:
-                return wanted  # it may still tell its name
-            self._folders[node_id] = wanted if wanted not in self._folders.values() else f"{wanted}-{node_id}"
-        return self._folders[node_id]
+        known = self._names.setdefault(record["node_id"], str(name)) if name else self._names.get(record["node_id"])
+        return self._directory.update(known, record["node_id"], record["round"])
 
 
 def history_entry(record: Record) -> dict[str, Any]:

@@ -19,15 +19,16 @@ class RunDirectory:
         self.chart = root / "chart.png"
         self.models = root / "models"
 
-    def update(self, node: str, server_round: int) -> Path:
-        """Name the file of one node's part in one round."""
-        return self.root / "clients" / folder_name(node) / f"round_{server_round}.json"
+    def update(self, name: str | None, node_id: str, server_round: int) -> Path:
+        """Name the file of one node's part in one round. name: the node's, None while it has told none."""
+        return self.root / "clients" / folder_name(name, node_id) / f"round_{server_round}.json"
 
     def aggregate(self, server_round: int) -> Path:
         """Name the file of one round's sum."""
         return self.root / "server" / f"round_{server_round}_aggregated.json"
 
 
-def folder_name(node: str) -> str:
-    """Make a node's name, which is its own choice, into one plain folder name."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", node)[:200].lstrip(".") or "node"
+def folder_name(name: str | None, node_id: str) -> str:
+    """Make one plain folder name of a node's name, which is its own choice and may be another's too, and of its Flower id."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name or "node")[:200].lstrip(".") or "node"
+    return f"{plain}-{node_id[-6:]}"

@@ -22,7 +22,8 @@ async def test_report_lines_are_applied_once_and_in_order(server: Server) -> Non
         assert answer.json() == {"applied_seq": applied}
     shown = (await server.admin.get(f"/runs/{run['id']}/logs")).json()["items"]
     assert [(line["text"], line["node_name"]) for line in shown] == [("one", "site-a"), ("two", "site-a"), ("three", "site-a")]
-    file = server.home / "runs" / "900" / "clients" / "site-a" / "client.log"
+    flower_node_id = (await server.admin.get(f"/nodes/{node_id}")).json()["flower_node_id"]
+    file = server.home / "runs" / "900" / "clients" / f"site-a-{flower_node_id[-6:]}" / "client.log"
     assert [line.rsplit(" ", 1)[1] for line in file.read_text().splitlines()] == ["one", "two", "three"]
 
 

@@ -73,6 +73,7 @@ REFUSED_STARTS: list[tuple[dict[str, Any], str]] = [
     ({"partition_id": "0", "num_partitions": 3}, "partition_id"),
     ({"partition": 0}, "partition"),
     ({"node_config": {"partition-id": 7}}, "partition-id is set by partition_id"),
+    ({"node_config": {"node-name": "another"}}, "node-name is set by PARTICIPANT_NODE_NAME"),
     ({"node_config": {"a b": 1}}, "'a b'"),
     ({"node_config": {"a": [1]}}, "node_config"),
     ({"node_config": {"a": "both ' and \""}}, "both kinds of quotes"),

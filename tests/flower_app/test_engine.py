@@ -103,7 +103,7 @@ def test_what_people_read_is_there_after_the_run(federation: Federation) -> None
     federation.run()
     assert federation.read("config.json")["num-rounds"] == 3
     for number in (1, 2, 3):
-        for site in ("site-a", "site-b", "site-c"):
+        for site in ("site-a-101", "site-b-102", "site-c-103"):
             assert federation.read(f"clients/{site}/round_{number}.json")["round"] == number
         assert federation.read(f"server/round_{number}_aggregated.json")["commit"]["sha256"]
     history = federation.read("history.json")
@@ -160,7 +160,7 @@ def test_a_failing_site_is_recorded_with_its_cause_and_the_others_go_on(federati
     assert failed[0]["num_examples"] is None
     assert federation.journal("round.closed")[0]["counted"] == 2
     assert federation.journal("run.closed")[0]["status"] == "completed"
-    assert federation.read("clients/site-b/round_1.json")["cause"]["type"] == "KeyError"
+    assert federation.read("clients/site-b-102/round_1.json")["cause"]["type"] == "KeyError"
 
 
 def test_a_round_without_a_valid_update_fails_the_run_and_names_every_node(federation: Federation) -> None:
@@ -201,7 +201,7 @@ def test_a_node_that_never_answered_goes_by_the_name_it_is_registered_with(feder
     federation.run()
     failed = [update for update in federation.journal("update") if update["status"] == "failed"]
     assert failed[0]["cause"]["node_name"] == "Klinikum B"
-    assert federation.read("clients/Klinikum_B/round_1.json")["status"] == "failed"
+    assert federation.read("clients/Klinikum_B-102/round_1.json")["status"] == "failed"
 
 
 def test_a_round_closes_at_its_deadline_and_a_late_node_rests_until_it_answered(
