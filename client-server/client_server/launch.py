@@ -139,6 +139,7 @@ def supernode_argv(
         *("--cache-dir", str(folder.cache)),
         *("--forward-logs", settings.forward_logs),
         *("--node-name", settings.node_name),
+        *(() if settings.warm_clientapps else ("--cold",)),
     ]
     key = [] if target.key is None else ["--auth-supernode-private-key", str(target.key)]
     own_api = ["--host", "127.0.0.1", "--port", str(port)]

@@ -44,6 +44,9 @@ class Settings(ServerSettings):
         le=4096,
         description="OMP_NUM_THREADS of the ClientApps; default: the cores it may use.",
     )
+    warm_clientapps: bool = Field(
+        True, description="Whether a Python that has imported what ClientApps need is kept, and forked for each message."
+    )
     spool_cap_bytes: int = Field(
         1_000_000_000, ge=1_000_000, description="Most bytes of reports kept while the admin server is away; log lines go first."
     )

@@ -11,6 +11,7 @@ from flower_runtime.handover import ClientAppTask
 from flower_runtime.output import last_lines, open_output
 from flower_runtime.procfile import ProcessRecord, describe_end, write_exit
 from flower_runtime.secretfile import write_secret
+from flower_runtime.warm import WarmProcess, WarmServer
 
 
 class ClientAppProcess:
@@ -19,33 +20,25 @@ class ClientAppProcess:
     The process leads a group of its own, and dies with the thread that started it.
     """
 
-    def __init__(self, folder: Path, task: ClientAppTask, runtime_api: str, environment: dict[str, str], cwd: Path) -> None:
-        """Start it. Raises OSError when the folder or the process cannot be made."""
+    def __init__(
+        self, folder: Path, task: ClientAppTask, runtime_api: str, environment: dict[str, str], cwd: Path, warm: WarmServer | None
+    ) -> None:
+        """Start it, by a fork of the warm server if that can. Raises OSError when the folder or the process cannot be made."""
         self.task = task
         self.folder = folder
         self.killed_because: str | None = None
         self._started = time.monotonic()
+        self._process: subprocess.Popen[bytes] | WarmProcess
         for made in (folder.parent, folder):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         token_file = folder / "token"
-        output = open_output(folder / "output.log")
-        command = [sys.executable, "-P", "-m", "flower_runtime.clientapp", str(os.getpid())]
+        write_secret(token_file, task.token.encode())
         try:
-            write_secret(token_file, task.token.encode())
-            self._process = subprocess.Popen(
-                [*command, runtime_api, str(token_file)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=str(cwd),
-                env=environment,
-                process_group=0,
-            )
+            forked = None if warm is None else warm.fork(folder)
+            self._process = forked or _new_python(folder, runtime_api, environment, cwd)
         except OSError:
             token_file.unlink(missing_ok=True)
             raise
-        finally:
-            os.close(output)
         self.pid = self._process.pid
         try:
             ProcessRecord.of(self.pid, "clientapp").write(folder / "proc.json")
@@ -84,3 +77,14 @@ class ClientAppProcess:
         """Say how it ended and, if we killed it, why."""
         how = describe_end(code)
         return how if self.killed_because is None else f"{how}: {self.killed_because}"
+
+
+def _new_python(folder: Path, runtime_api: str, environment: dict[str, str], cwd: Path) -> "subprocess.Popen[bytes]":
+    output = open_output(folder / "output.log")
+    command = [sys.executable, "-P", "-m", "flower_runtime.clientapp", str(os.getpid()), runtime_api, str(folder / "token")]
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=str(cwd), env=environment, process_group=0
+        )
+    finally:
+        os.close(output)

@@ -13,6 +13,7 @@ from flower_runtime.environment import child_environment
 from flower_runtime.folders import remove_old_folders
 from flower_runtime.handover import ClientAppTask, Handover
 from flower_runtime.wanted import WantedFile
+from flower_runtime.warm import WarmServer
 
 ForwardLogs = Literal["none", "errors", "all"]
 
@@ -34,6 +35,7 @@ class NodeSettings:
     forward_logs: ForwardLogs
     node_name: str
     runtime_api: str
+    is_warm: bool
 
     @property
     def clientapps_dir(self) -> Path:
@@ -53,6 +55,8 @@ class ClientApps:
         self._settings = settings
         self._wanted_file = WantedFile(settings.wanted_file)
         self._activity = Activity(settings.state_dir / "activity.jsonl")
+        environment = settings.clientapp_environment()
+        self._warm = WarmServer(settings.state_dir / "warm", settings.runtime_api, environment, settings.cache_dir)
         self._live: list[ClientAppProcess] = []
         self._over: set[int] = set()
         self._closing = threading.Event()
@@ -82,11 +86,16 @@ class ClientApps:
 
     def _watch(self) -> None:
         wanted_in_s = keep_in_s = 0.0
+        if self._settings.is_warm:
+            self._warm.start()
         while not self._closing.is_set():
-            self._handover.message_stored.wait(_TICK_S if self._live else None)
-            self._handover.message_stored.clear()
-            while task := self._handover.acquire():
-                self._begin(task)
+            if self._warm.is_warming:
+                self._closing.wait(_TICK_S)  # a message that is there is taken when it is warm
+            else:
+                self._handover.message_stored.wait(_TICK_S if self._live else None)
+                self._handover.message_stored.clear()
+                while task := self._handover.acquire():
+                    self._begin(task)
             for process in [each for each in self._live if each.poll() is not None]:
                 self._end(process)
             wanted_in_s, keep_in_s = wanted_in_s - _TICK_S, keep_in_s - _TICK_S
@@ -100,6 +109,7 @@ class ClientApps:
         for process in list(self._live):
             process.kill("the SuperNode ends")
             self._end(process)
+        self._warm.close()
 
     def _begin(self, task: ClientAppTask) -> None:
         refusal = self._refusal(task)
@@ -111,7 +121,8 @@ class ClientApps:
         settings = self._settings
         folder = settings.clientapps_dir / run_id / task.message_id
         try:
-            process = ClientAppProcess(folder, task, settings.runtime_api, settings.clientapp_environment(), settings.cache_dir)
+            environment = settings.clientapp_environment()
+            process = ClientAppProcess(folder, task, settings.runtime_api, environment, settings.cache_dir, self._warm)
         except OSError as error:
             self._activity.note(
                 "clientapp.died", flower_run_id=run_id, message_id=task.message_id, reason=f"could not be started: {error}"
@@ -142,6 +153,8 @@ class ClientApps:
             seconds=process.seconds,
         )
         print(f"[RUN {task.run_id}] ClientApp pid {process.pid} ended after {process.seconds:.1f} s: {how}", flush=True)
+        if not self._live and not self._closing.is_set():
+            self._warm.learn(process.folder)
         remove_old_folders(self._settings.clientapps_dir, _FOLDERS_KEPT, {each.folder for each in self._live})
 
     def _subject(self) -> str:

@@ -47,7 +47,15 @@ def main() -> None:
     os.environ.setdefault("FLWR_HOME", str(args.state_dir / "flwr-home"))
 
     runtime_api = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    settings = NodeSettings(args.state_dir, args.wanted_file, args.cache_dir, args.forward_logs, args.node_name, runtime_api)
+    settings = NodeSettings(
+        args.state_dir,
+        args.wanted_file,
+        args.cache_dir,
+        args.forward_logs,
+        args.node_name,
+        runtime_api,
+        not args.cold and sys.platform == "linux",
+    )
 
     changed = faults(PINS["supernode"])
     if changed:
@@ -90,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache-dir", type=_absolute, required=True, metavar="DIR")
     parser.add_argument("--forward-logs", choices=("none", "errors", "all"), required=True)
     parser.add_argument("--node-name", default="", metavar="NAME", help="named in the replies for a dead ClientApp")
+    parser.add_argument("--cold", action="store_true", help="start a new Python for each message, without a warm server")
     return parser
 
 

@@ -11,7 +11,7 @@ from tests.flower_runtime.waiting import wait_for
 
 
 def _settings(home: Path, forward_logs: ForwardLogs = "all") -> NodeSettings:
-    return NodeSettings(home, home / "wanted.json", home / "cache", forward_logs, "site-a", "127.0.0.1:9")
+    return NodeSettings(home, home / "wanted.json", home / "cache", forward_logs, "site-a", "127.0.0.1:9", is_warm=False)
 
 
 def _answer(node: NodeState, settings: NodeSettings) -> tuple[str, dict[str, Any]]:

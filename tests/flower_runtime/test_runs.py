@@ -60,6 +60,20 @@ def test_each_message_has_its_folder_and_its_lines_in_the_activity(stack: Stack,
         assert [line["seq"] for line in node.activity()] == list(range(1, len(node.activity()) + 1))
 
 
+def test_a_clientapp_is_a_fork_of_its_nodes_warm_server_with_random_numbers_of_its_own(stack: Stack, echo: int) -> None:
+    draws = []
+    for node in stack.nodes:
+        for folder in node.clientapps(echo):
+            lines = (folder / "output.log").read_text().splitlines()
+            draws += [number for line in lines if line.startswith("client draws ") for number in line.split()[2:]]
+    assert len(draws) == len(set(draws)) == 8
+    run = stack.begin("sleeps")
+    warm = json.loads((stack.nodes[0].state_dir / "warm" / "proc.json").read_text())
+    assert psutil.Process(stack.nodes[0].wait_clientapp(run)["pid"]).ppid() == warm["pid"]
+    stack.stop(run)
+    assert stack.wait_end(run) == "stopped"
+
+
 def test_neither_app_finds_a_key_or_a_token_of_ours_in_its_environment(stack: Stack, echo: int) -> None:
     server = json.loads((stack.run_dir(echo) / "environment.json").read_text())
     client = json.loads((stack.nodes[0].cache_dir / "environment.json").read_text())

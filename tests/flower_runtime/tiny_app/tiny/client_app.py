@@ -3,11 +3,13 @@
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -21,6 +23,7 @@ def train(message: Message, context: Context) -> Message:
     behaviours = str(config["behaviour"]).split("+")  # of site-a, of site-b
     behaviour = behaviours[0 if context.node_config["name"] == "site-a" else -1]
     (cache / "environment.json").write_text(json.dumps(dict(os.environ)))
+    print(f"client draws {random.random()} {np.random.random()}", flush=True)
     print("client says hello", flush=True)
     if behaviour == "exit":
         print("last words", flush=True)
