@@ -1,4 +1,4 @@
-"""One stack per module: a federation of three sites on a home of its own."""
+"""One stack for all modules: a federation of two sites on a home of its own. What a test stops or kills, it brings back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from stack import ROOT, Stack
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def apps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An APPS_DIR that holds our app and the tests' own."""
     folder = tmp_path_factory.mktemp("apps")
@@ -23,7 +23,7 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, apps: Path) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("espalier")
     stack = Stack(home, apps, sites=2)

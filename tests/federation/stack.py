@@ -1,6 +1,6 @@
 """A whole federation of real processes: admin server, SuperLink, executor, Postgres, and sites, driven by REST.
 
-Every test module gets its own, in its own ESPALIER_HOME, on free ports. Kill helpers take the pid from `proc.json`
+It lives in an ESPALIER_HOME of its own, on free ports. Kill helpers take the pid from `proc.json`
 of this home, never from a name.
 """
 

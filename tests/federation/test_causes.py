@@ -28,12 +28,8 @@ def test_a_failed_run_names_node_type_and_text(stack: Stack, how: str) -> None:
     updates = stack.admin.items(f"/runs/{run['id']}/updates")
     assert {u["node_name"] for u in updates} == {"site-0", "site-1"}
     assert all(u["status"] == "failed" and u["cause"]["type"] == kind for u in updates)
-
-
-@pytest.mark.parametrize("how", ["exit", "sigkill"])
-def test_the_last_lines_of_a_dead_client_app_come_along(stack: Stack, how: str) -> None:
-    run = stack.wait_end(stack.start_run("trouble", trouble=how, num_rounds=1), 60)
-    assert any("about to" in line for line in run["cause"]["last_lines"])
+    if kind == "CLIENT_APP_CRASHED":
+        assert any("about to" in line for line in cause["last_lines"]), "what it said last comes along"
 
 
 def test_one_failing_site_is_recorded_and_the_other_trains_on(stack: Stack) -> None:

@@ -9,12 +9,12 @@ import pytest
 from rows import assert_log_equals_file, assert_rows_equal_journal
 from stack import Json, Stack, is_alive, kill_recorded, process_record, wait_for
 
-ROUNDS = 5
+ROUNDS = 4
 
 
 @pytest.fixture
 def running(stack: Stack) -> str:
-    """A run of five slow rounds with the first behind it."""
+    """A run of slow rounds with the first behind it."""
     run_id = stack.start_run("trouble", train_s=1.5, num_rounds=ROUNDS, min_available=2)
     stack.wait_rounds(run_id, 1)
     return run_id

@@ -49,14 +49,16 @@ def test_the_final_model_is_an_artifact_with_its_own_hash(stack: Stack, digits: 
     assert file.stat().st_size == final["size_bytes"]
 
 
-def test_the_run_directory_holds_what_people_read(digits: Json) -> None:
+def test_the_run_directory_holds_what_people_read(stack: Stack, digits: Json) -> None:
     folder = Path(digits["run_dir"])
     history = json.loads((folder / "history.json").read_text())
     assert len(history) == 2
     assert (folder / "chart.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "server" / "round_2_aggregated.json").read_text())["round"] == 2
-    for site in ("site-0", "site-1"):
-        assert json.loads((folder / "clients" / site / "round_1.json").read_text())["status"] == "counted"
+    for index, node in enumerate(sorted(stack.nodes().values(), key=lambda node: str(node["external_id"]))):
+        mine = folder / "clients" / f"site-{index}-{node['flower_node_id'][-6:]}"
+        assert json.loads((mine / "round_1.json").read_text())["status"] == "counted"
+        assert "flwr" in (mine / "client.log").read_text()
 
 
 def test_the_run_log_has_the_server_apps_lines_and_what_sites_forward(stack: Stack, digits: Json) -> None:

@@ -5,6 +5,7 @@ import resource
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def _misbehave(how: str) -> None:
         case "import":
             import no_such_module  # noqa: F401
         case "memory":
-            resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
             np.ones(2**31)
         case "busy":
             while True:
