@@ -84,7 +84,7 @@ def test(rest: list[str]) -> int:
     failed = check([])
     if failed:
         return failed
-    return become(["-m", "pytest", *rest])
+    return become(["-m", "pytest", *rest] if rest else [str(ROOT / "tests" / "halves.py")])
 
 
 def check(rest: list[str]) -> int:
