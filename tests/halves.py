@@ -17,7 +17,7 @@ LOOK_S = 0.2
 
 
 def main() -> int:
-    with tempfile.NamedTemporaryFile("r", prefix="espalier-tests-") as told:
+    with tempfile.NamedTemporaryFile("r", prefix="espalier-halves-") as told:
         with open(told.name, "wb") as output:
             federations = pytest(*FEDERATIONS, stdout=output)
         rest = pytest(*(f"--ignore={folder}" for folder in FEDERATIONS))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from control_plane.errors import EspalierError
 from control_plane.tokens import new_token, sha256_of
 
 from admin_server.database import Database
@@ -51,8 +53,11 @@ class Nodes:
 
         Raises PublicKeyInvalid, SuperlinkNotRunning, SuperlinkUnreachable, NodeEnrolled, InvitationUnknown, -Used, -Expired.
         """
+        # A caller that hangs up must not leave half of it.
+        return await asyncio.shield(asyncio.create_task(self._enrol(secret, request, _pem(request.public_key))))
+
+    async def _enrol(self, secret: str, request: Enrolment, key: bytes) -> dict[str, Any]:
         made = self._superlink.plan
-        key = _pem(request.public_key)
         token = new_token()
         with _refusals(request.external_id):
             await self._store.check_invitation(sha256_of(secret), request.external_id)
@@ -68,8 +73,8 @@ class Nodes:
                     sha256_of(token),
                 )
         except BaseException:
-            if flower_node_id is not None:  # a key that no node has must not stay welcome
-                await self._superlink.flower.unregister_node(flower_node_id)
+            if flower_node_id is not None:
+                await self._take_back(flower_node_id)
             raise
         self._wanted.restore(node["id"])
         ca = made.ca_pem
@@ -82,6 +87,13 @@ class Nodes:
             "project_slug": self._project["slug"],
             "insecure": made.insecure,
         }
+
+    async def _take_back(self, flower_node_id: str) -> None:
+        """Have the SuperLink forget a key that no node has."""
+        try:
+            await self._superlink.flower.unregister_node(flower_node_id)
+        except EspalierError as refused:
+            log.error("Flower node %s belongs to no site and stays registered at the SuperLink: %s", flower_node_id, refused)
 
     async def beat(self, node_id: str, beat: Heartbeat) -> int:
         """Take a heartbeat; give the number of the newest wish for this node."""

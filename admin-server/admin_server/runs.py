@@ -129,7 +129,7 @@ class Runs:
         told = f"Run {run['id']} is {run['status']} and cannot be paused or resumed"
         if run["status"] in (*ENDS, "stopping") or watch is None:
             raise RunEnded(f"{told}.", run_id=run["id"], status=run["status"])
-        if run["status"] not in ("pending", "starting") and not watch.has_journal:
+        if run["status"] not in ("pending", "starting") and not watch.reads_wishes:
             raise RunNotSteerable(
                 f"{told}: its app writes no journal, so it does not read what is asked of it.", run_id=run["id"]
             )
@@ -186,7 +186,7 @@ class Runs:
 
     async def _found(self, run_id: str) -> dict[str, Any] | None:
         found = await find(self._store, self._project_id, run_id)
-        if found is None and run_id.isdigit() and await self._watches.look_for(run_id):
+        if found is None and is_uint64(run_id) and await self._watches.look_for(run_id):
             return await find(self._store, self._project_id, run_id)
         return found
 
@@ -201,10 +201,15 @@ async def find(store: Store, project_id: str, run_id: str) -> dict[str, Any] | N
     where: dict[str, Any] = {"project_id": project_id}
     if UUID.fullmatch(run_id):
         rows = await store.rows("run_list", {**where, "id": run_id}, limit=1)
-    elif run_id.isdigit() and len(run_id) <= 20:
+    elif is_uint64(run_id):
         attempts = await store.rows("attempt_list", {**where, "flower_run_id": run_id}, limit=1)
         key = {"id": attempts[0]["run_id"]} if attempts else {"series_id": run_id}
         rows = await store.rows("run_list", {**where, **key}, limit=1)
     else:
         return None
     return rows[0] if rows else None
+
+
+def is_uint64(text: str) -> bool:
+    """Is this what Flower's ids look like?"""
+    return text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 2**64

@@ -1,5 +1,6 @@
 """What the admin server can be told by its environment, which nothing else here reads."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -60,12 +61,15 @@ class Settings(ServerSettings):
     @field_validator("public_url")
     @classmethod
     def _url_of_sites(cls, value: str | None) -> str | None:
-        url = urlsplit(value or "https://unset")
-        if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query or url.fragment:
-            raise ValueError("must be https://HOST or https://HOST:PORT")
+        if value is None:
+            return None
+        told = re.fullmatch(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?/?", value)
+        url = urlsplit(value)
+        if told is None or not url.hostname or not 0 < (url.port or 443) < 65536:
+            raise ValueError("must be https://HOST or https://HOST:PORT, with a name of ASCII letters or an address")
         if url.scheme == "http" and not is_loopback(url.hostname):
             raise ValueError("http:// would send tokens in the clear: sites come by https://")
-        return value and value.rstrip("/")
+        return value.rstrip("/")
 
     @model_validator(mode="after")
     def _tls_beyond_loopback(self) -> Self:

@@ -28,8 +28,12 @@ class Commands:
 
 @dataclass(frozen=True)
 class Target:
-    """A SuperLink and how it is spoken to; key None: without TLS and without a node key."""
+    """A SuperLink and how it is spoken to; key None: without TLS and without a node key.
 
+    node_name: as enrolled, so that ClientApps go by the name that the coordinator shows.
+    """
+
+    node_name: str
     superlink: str
     root_certificates: Path | None
     key: Path | None
@@ -61,7 +65,7 @@ def resolve(request: SupernodeStartRequest, identity: Identity | None, settings:
     if identity.removed_at is not None:
         raise NodeRemoved
     check_extra_args(request.extra_args)
-    node_config(request, settings.node_name)
+    node_config(request, identity.display_name)
     if request.clientappio_api_address is not None:
         check_own_address(request.clientappio_api_address)
     address = request.superlink_address or identity.superlink_address
@@ -71,12 +75,13 @@ def resolve(request: SupernodeStartRequest, identity: Identity | None, settings:
             raise StartRequestRefused(f"insecure is for a SuperLink on loopback only; {address} is not.", field="insecure")
         if request.certificates_path is not None:
             raise StartRequestRefused("insecure and certificates_path exclude each other.", field="certificates_path")
-        return Target(address, None, None)
+        return Target(identity.display_name, address, None, None)
     if identity.insecure and request.superlink_address is None and request.certificates_path is None:
         raise StartRequestRefused(
             "The coordinator's SuperLink has no TLS: say insecure: true to go along with that.", field="insecure"
         )
-    return Target(address, _certificates(request.certificates_path, settings.folder), settings.folder.node_key)
+    certificates = _certificates(request.certificates_path, settings.folder)
+    return Target(identity.display_name, address, certificates, settings.folder.node_key)
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -138,12 +143,12 @@ def supernode_argv(
         *("--wanted-file", str(folder.wanted)),
         *("--cache-dir", str(folder.cache)),
         *("--forward-logs", settings.forward_logs),
-        *("--node-name", settings.node_name),
+        *("--node-name", target.node_name),
         *(() if settings.warm_clientapps else ("--cold",)),
     ]
     key = [] if target.key is None else ["--auth-supernode-private-key", str(target.key)]
     own_api = ["--host", "127.0.0.1", "--port", str(port)]
-    config = ["--node-config", node_config(request, settings.node_name)]
+    config = ["--node-config", node_config(request, target.node_name)]
     return [*command, *launcher, "--", *target.flags, *key, *config, *own_api, *request.extra_args]
 
 

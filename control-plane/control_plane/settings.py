@@ -59,12 +59,6 @@ class ServerSettings(BaseSettings):
             )
         return self
 
-    @property
-    def address(self) -> str:
-        """The URL at which the server answers."""
-        scheme = "http" if self.tls_certificate is None else "https"
-        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
-
 
 def is_loopback(host: str) -> bool:
     """Does this address reach this machine only?"""

@@ -17,7 +17,7 @@ from flower_runtime.warm import WarmProcess, WarmServer
 class ClientAppProcess:
     """`clientapps/<flower run id>/<message id>/`: output.log, proc.json, exit.json.
 
-    The process leads a group of its own, and dies with the thread that started it.
+    The process leads a group of its own, and dies with the thread that started it, or with the warm server that forked it.
     """
 
     def __init__(
@@ -32,9 +32,11 @@ class ClientAppProcess:
         for made in (folder.parent, folder):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         token_file = folder / "token"
-        write_secret(token_file, task.token.encode())
         try:
+            write_secret(token_file, task.token.encode())
             forked = None if warm is None else warm.fork(folder)
+            if forked is None:
+                write_secret(token_file, task.token.encode())  # a fork that came too late may have taken the first
             self._process = forked or _new_python(folder, runtime_api, environment, cwd)
         except OSError:
             token_file.unlink(missing_ok=True)
@@ -66,6 +68,8 @@ class ClientAppProcess:
         """Wait for its end, kill what it left in its group, write exit.json. Returns the exit code."""
         code = self._process.wait(timeout_s)
         kill_group(self.pid)
+        if isinstance(self._process, WarmProcess):
+            self._process.release()
         (self.folder / "token").unlink(missing_ok=True)
         write_exit(self.folder / "exit.json", code, self.last_lines())
         return code

@@ -9,6 +9,9 @@ from flower_runtime.procfile import ProcessRecord, start_mark, write_exit
 
 def end_leftovers(settings: NodeSettings) -> None:
     """Kill what an earlier SuperNode's ClientApps left running, and write the exit.json that it could not write."""
+    warm_server = ProcessRecord.read(settings.state_dir / "warm" / "proc.json")
+    if warm_server is not None:
+        _kill(warm_server)
     activity = Activity(settings.state_dir / "activity.jsonl")
     for path in sorted(settings.clientapps_dir.glob("*/*/proc.json")):
         folder, record = path.parent, ProcessRecord.read(path)

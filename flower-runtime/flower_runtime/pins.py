@@ -105,6 +105,9 @@ PINS: dict[Part, tuple[Pin, ...]] = {
         Pin(_CLIENTAPP, "run_clientapp", ("runtime_api_address", "token", "insecure", "runtime_dependency_install")),
         Pin(_CLIENTAPP, "pull_and_inflate_object_from_tree", _BACKOFF),
         Pin(_CLIENTAPP, "pull_task_input", mentions=("pull_and_inflate_object_from_tree",)),
+        Pin(_CLIENTAPP, "run_clientapp", mentions=("get_load_client_app_fn",)),
+        Pin("flwr.clientapp.utils", "load_app", ("module_attribute_str", "error_type", "project_dir")),
+        Pin("flwr.clientapp.utils", "get_load_client_app_fn", mentions=("load_app",)),
     ),
     "deactivate": (
         Pin("flwr.supernode.fleet_http_client", "FleetHttpClient.DeactivateNode"),

@@ -1,6 +1,6 @@
 """A SuperNode whose ClientApps are watched: `python -m flower_runtime.supernode --state-dir DIR … -- <flower-supernode args>`.
 
-Flower's own SuperNode runs in this process; each message is worked on by one flwr-clientapp child in its own process group.
+Flower's own SuperNode runs in this process; each message is worked on by one ClientApp process in its own group.
 A dead ClientApp is answered for at once, one whose run is over is killed. Ready when `SuperNode ID: <id>` is printed.
 Exits 75 when Flower's loop has ended by itself, which stock leaves as a zombie.
 """

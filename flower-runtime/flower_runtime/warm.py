@@ -1,7 +1,8 @@
 """A node's warm server: what starts a ClientApp in hundredths of a second where a new Python needs seconds of CPU.
 
-On a socket the node writes `{"folder"}` for each message and reads `{"ready"}` once, `{"pid"}` for each fork and
-`{"pid", "code"}` for each end. Everything is called by the one thread that supervises ClientApps, with which the server dies.
+On a socket the node writes `{"folder"}` for each message and `{"reap": pid}` after each end; it reads `{"ready"}` once,
+`{"pid"}` for each fork and `{"pid", "code"}` for each end. Everything is called by the one thread that supervises ClientApps,
+with which the server dies. Whatever goes wrong with it is said in the node's log, and ClientApps are started anew without it.
 """
 
 import json
@@ -15,11 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flower_runtime.group import kill_group
 from flower_runtime.output import last_lines, open_output
 from flower_runtime.procfile import ProcessRecord, read_json, write_json
 
 _WARM_UP_S = 60.0
 _FORK_S = 5.0
+_MOST_MODULES = 10_000
 
 
 class WarmServer:
@@ -35,104 +38,106 @@ class WarmServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._heard = b""
-        self._started = 0.0
+        self._started_at = 0.0
         self._is_ready = False
-        self._forked: list[int] = []
-        self._codes: dict[int, int] = {}
+        self._is_hopeless = False
+        self._learns = True
+        self._newest: int | None = None
+        self._codes: dict[int, int | None] = {}
 
     def start(self) -> None:
-        """Start it; it is warming up then. What keeps it from starting is said in the node's log, and no failure."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Start it; it is warming up then."""
         ours, theirs = socket.socketpair()
+        command = [sys.executable, "-P", "-m", "flower_runtime.warm_server", str(os.getpid()), self._runtime_api]
         with theirs:
-            output = open_output(self._folder / "output.log")
-            command = [sys.executable, "-P", "-m", "flower_runtime.warm_server", str(os.getpid()), self._runtime_api]
             try:
-                self._process = subprocess.Popen(
-                    [*command, str(theirs.fileno()), str(self._modules_file)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    cwd=self._cwd,
-                    env=self._environment,
-                    pass_fds=[theirs.fileno()],
-                    process_group=0,
-                )
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with os.fdopen(open_output(self._folder / "output.log"), "ab") as output:
+                    self._process = subprocess.Popen(
+                        [*command, str(theirs.fileno()), str(self._modules_file)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                        cwd=self._cwd,
+                        env=self._environment,
+                        pass_fds=[theirs.fileno()],
+                        process_group=0,
+                    )
+                self._socket, self._heard, self._is_ready, self._started_at = ours, b"", False, time.monotonic()
+                ProcessRecord.of(self._process.pid, "warm-server").write(self._folder / "proc.json")
             except OSError as error:
                 ours.close()
-                print(f"no warm server, each ClientApp is started anew: {error}", flush=True)
-                return
-            finally:
-                os.close(output)
-        ProcessRecord.of(self._process.pid, "warm-server").write(self._folder / "proc.json")
-        self._socket, self._heard, self._is_ready, self._started = ours, b"", False, time.monotonic()
+                self._give_up(f"it cannot be started: {error}")
 
     @property
     def is_warming(self) -> bool:
         """Is it about to be ready? Then it is worth waiting for: a new Python would import the same."""
-        if self._socket is None or self._is_ready:
-            return False
-        self._listen(0)
-        if not self._is_ready and time.monotonic() - self._started > _WARM_UP_S:
-            self._give_up(f"it was not warm within {_WARM_UP_S:g} s")
+        if self._socket is not None and not self._is_ready:
+            self._listen(0)
+            if not self._is_ready and time.monotonic() - self._started_at > _WARM_UP_S:
+                self._give_up(f"it was not warm within {_WARM_UP_S:g} s")
         return self._socket is not None and not self._is_ready
 
     def fork(self, folder: Path) -> "WarmProcess | None":
         """Start a ClientApp that finds its token in the folder and writes its output there; None when it cannot."""
-        if self._socket is None or not self._is_ready:
-            return None
-        before = len(self._forked)
-        try:
-            self._socket.sendall(json.dumps({"folder": str(folder)}).encode() + b"\n")
-        except OSError as error:
-            self._give_up(f"it does not listen: {error}")
+        self._newest = None
+        if self._is_ready:
+            self._say(folder=str(folder))
         until = time.monotonic() + _FORK_S
-        while self._socket is not None and len(self._forked) == before:
+        while self._is_ready and self._newest is None:
             if time.monotonic() > until:
                 self._give_up(f"it did not fork within {_FORK_S:g} s")
-            self._listen(0.05)
-        if len(self._forked) == before:
+            else:
+                self._listen(0.05)
+        if self._newest is not None:
+            return WarmProcess(self, self._newest)
+        if self._process is not None and self._socket is None and not self._is_hopeless:
             self.start()  # for the message after this one
-            return None
-        return WarmProcess(self, self._forked[-1])
+        return None
 
     def learn(self, folder: Path) -> None:
         """Import from now on what the ClientApp of this folder needed. Only while no ClientApp is at work."""
-        needed = read_json(folder / "modules.json")
-        (folder / "modules.json").unlink(missing_ok=True)
-        if self._process is None or not isinstance(needed, list):
-            return
-        known = read_json(self._modules_file) or []
-        if not set(needed) <= set(known):
-            write_json(self._modules_file, list(dict.fromkeys([*known, *needed])))
-            self.close()
-            self.start()
+        needed, known = _names(folder / "modules.json"), _names(self._modules_file)
+        try:
+            (folder / "modules.json").unlink(missing_ok=True)
+            if self._socket is not None and self._learns and not set(needed) <= set(known):
+                write_json(self._modules_file, list(dict.fromkeys([*known, *needed]))[:_MOST_MODULES])
+                self.close()
+                self.start()
+        except OSError as error:
+            print(f"the warm server learns nothing of {folder.name}: {error}", flush=True)
 
     def code_of(self, pid: int, timeout_s: float) -> int | None:
         """Give the exit code of a fork, negative for a signal; None when it still lives after the time."""
-        if pid not in self._codes and self._socket is not None:
+        if self._codes.get(pid) is None and self._socket is not None:
             self._listen(timeout_s)
         return self._codes.get(pid)
 
-    def forget(self, pid: int) -> None:
-        """Keep the exit code no longer."""
+    def release(self, pid: int) -> None:
+        """Let the pid of a fork that has ended be given to others."""
         self._codes.pop(pid, None)
+        self._say(reap=pid)
 
     def close(self) -> None:
         """End it, and with it the ClientApps that it has forked."""
+        self._is_ready = False
         if self._socket is not None:
             self._socket.close()
             self._socket = None
         if self._process is not None:
-            self._process.kill()
+            kill_group(self._process.pid)
             self._process.wait()
-        for pid in self._forked:
-            self._codes.setdefault(pid, -9)
-        self._forked.clear()
+        self._codes = {pid: -9 if code is None else code for pid, code in self._codes.items()}
+
+    def _say(self, **wish: object) -> None:
+        if self._socket is not None:
+            try:
+                self._socket.sendall(json.dumps(wish).encode() + b"\n")
+            except OSError as error:
+                self._give_up(f"it does not listen: {error}")
 
     def _listen(self, timeout_s: float) -> None:
-        assert self._socket is not None
-        if not select.select([self._socket], [], [], timeout_s)[0]:
+        if self._socket is None or not select.select([self._socket], [], [], timeout_s)[0]:
             return
         try:
             heard = self._socket.recv(65536)
@@ -141,22 +146,32 @@ class WarmServer:
         if not heard:
             self._give_up("it has ended: " + "; ".join(last_lines(self._folder / "output.log", 3)))
             return
-        *whole, self._heard = (self._heard + heard).split(b"\n")
-        for line in whole:
+        *lines, self._heard = (self._heard + heard).split(b"\n")
+        for line in lines:
             self._take(json.loads(line))
 
-    def _take(self, message: dict[str, Any]) -> None:
-        if "ready" in message:
+    def _take(self, told: dict[str, Any]) -> None:
+        if "ready" in told:
             self._is_ready = True
-        elif "code" in message:
-            self._codes[message["pid"]] = message["code"]
-            self._forked.remove(message["pid"])
+        elif "code" in told:
+            self._codes[told["pid"]] = told["code"]
         else:
-            self._forked.append(message["pid"])
+            self._newest = told["pid"]
+            self._codes[told["pid"]] = None
 
     def _give_up(self, why: str) -> None:
-        print(f"the warm server is not used, ClientApps are started anew: {why}", flush=True)
+        """Go on without it. One that never was ready is tried once more without what was learned, then no more."""
+        was_ready = self._is_ready
         self.close()
+        print(f"the warm server is gone, and ClientApps are started anew: {why}", flush=True)
+        if was_ready:
+            return
+        self._is_hopeless = not _names(self._modules_file)
+        self._learns = False
+        if not self._is_hopeless:
+            print(f"{self._modules_file} is forgotten, for it was not warm with it", flush=True)
+            self._modules_file.unlink(missing_ok=True)
+            self.start()
 
 
 class WarmProcess:
@@ -179,9 +194,21 @@ class WarmProcess:
                 raise subprocess.TimeoutExpired("flower_runtime.clientapp", timeout)
         return code
 
+    def release(self) -> None:
+        """Let its pid go, once its group has been killed."""
+        self._server.release(self.pid)
+
     def _look(self, timeout_s: float) -> int | None:
         if self._code is None:
             self._code = self._server.code_of(self.pid, timeout_s)
-            if self._code is not None:
-                self._server.forget(self.pid)
         return self._code
+
+
+def _names(path: Path) -> list[str]:
+    """Read a list of modules; one that a ClientApp has garbled is empty."""
+    try:
+        told = read_json(path)
+    except (OSError, RecursionError) as error:
+        print(f"{path} is not read: {error!r:.200}", flush=True)
+        return []
+    return told if isinstance(told, list) and all(isinstance(name, str) for name in told) else []

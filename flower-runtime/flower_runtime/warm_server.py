@@ -26,18 +26,19 @@ from flower_runtime.procfile import read_json
 def main() -> None:
     """Warm up, fork until the node closes the socket; in a fork, be a ClientApp."""
     parent_pid, runtime_api, descriptor, modules_file = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
+    os.set_inheritable(descriptor, False)
     die_with_parent(parent_pid)
     # Else a library that asks for a GPU while it is imported would leave CUDA unusable in every fork.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     changed = prepare()
     if changed:
-        sys.exit(f"this Flower is not the one we patch ({'; '.join(changed)}): each ClientApp is started anew")
+        _refuse(f"this Flower is not the one we patch ({'; '.join(changed)})")
     modules = [name for name in read_json(modules_file) or [] if _import(name)]
     if threading.active_count() > 1:
-        sys.exit(f"not forking beside {threading.active_count() - 1} threads, which importing {modules} has started")
+        _refuse(f"importing the modules of {modules_file} has started {threading.active_count() - 1} threads")
     gc.collect()
     gc.freeze()
-    folder = _serve(socket.socket(fileno=descriptor))
+    folder = _Server(socket.socket(fileno=descriptor)).serve()
     if folder is not None:
         work(runtime_api, folder / "token", modules)
 
@@ -45,75 +46,89 @@ def main() -> None:
 def _import(name: str) -> bool:
     try:
         importlib.import_module(name)
-    except Exception as error:  # the ClientApp that needs it will say so itself
+    except (Exception, SystemExit) as error:  # the ClientApp that needs it will say so itself
         print(f"{name} is not preloaded: {error!r:.200}", flush=True)
         return False
     return True
 
 
-def _serve(node: socket.socket) -> Path | None:
-    """Fork for each folder that the node names. Returns that folder in the fork, None when the node has closed the socket."""
-    woken, wakes = os.pipe()
-    os.set_blocking(wakes, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wakes)
-    _say(node, ready=True)
-    lines = b""
-    while True:
-        readable, _, _ = select.select([node.fileno(), woken], [], [])
-        if woken in readable:
-            os.read(woken, 1024)
-            _reap(node)
-        if node.fileno() in readable:
-            heard = node.recv(65536)
-            if not heard:
-                return None
-            *whole, lines = (lines + heard).split(b"\n")
-            for line in whole:
-                folder = Path(json.loads(line)["folder"])
-                if _forked(node, folder):
-                    signal.set_wakeup_fd(-1)
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    for each in (woken, wakes):
-                        os.close(each)
-                    node.close()
-                    return folder
+def _refuse(why: str) -> None:
+    """End at once: an exit by the book would wait for threads that somebody else has started."""
+    print(f"no ClientApp is forked: {why}", flush=True)
+    os._exit(1)
 
 
-def _forked(node: socket.socket, folder: Path) -> bool:
-    """Fork; True in the fork, which leads its own group and writes into the folder."""
-    server = os.getpid()
-    output = open_output(folder / "output.log")
-    pid = os.fork()
-    if pid == 0:
-        os.setpgid(0, 0)
-        die_with_parent(server)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
-        if "numpy" in sys.modules:  # Python's own generator sees to itself, torch's begins alike in every process
-            importlib.import_module("numpy").random.seed()
-        return True
-    os.close(output)
-    with suppress(ProcessLookupError):
-        os.setpgid(pid, pid)  # whoever is first: the node may kill the group at once
-    _say(node, pid=pid)
-    return False
+class _Server:
+    def __init__(self, node: socket.socket) -> None:
+        self._node = node
+        self._woken, self._wakes = os.pipe()
+        self._forked: set[int] = set()
+        self._ended: set[int] = set()
 
+    def serve(self) -> Path | None:
+        """Do as the node says. Returns a message's folder in the fork for it, None when the node has closed the socket."""
+        os.set_blocking(self._wakes, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wakes)
+        self._say(ready=True)
+        rest = b""
+        while True:
+            readable, _, _ = select.select([self._node.fileno(), self._woken], [], [])
+            if self._woken in readable:
+                os.read(self._woken, 1024)
+                self._tell_ends()
+            if self._node.fileno() in readable:
+                heard = self._node.recv(65536)
+                if not heard:
+                    return None
+                *lines, rest = (rest + heard).split(b"\n")
+                for line in lines:
+                    wish = json.loads(line)
+                    if "reap" in wish:
+                        self._reap(wish["reap"])
+                    elif self._is_fork(Path(wish["folder"])):
+                        return Path(wish["folder"])
 
-def _reap(node: socket.socket) -> None:
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
+    def _is_fork(self, folder: Path) -> bool:
+        """Fork; True in the fork, which leads its own group, writes into the folder and has nothing of the server's."""
+        server = os.getpid()
+        output = open_output(folder / "output.log")
+        pid = os.fork()
         if pid == 0:
-            return
-        _say(node, pid=pid, code=os.waitstatus_to_exitcode(status))
+            os.setpgid(0, 0)
+            die_with_parent(server)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            self._node.close()
+            for descriptor in (output, self._woken, self._wakes):
+                os.close(descriptor)
+            if "numpy" in sys.modules:  # Python's own generator sees to itself, torch's begins alike in every process
+                importlib.import_module("numpy").random.seed()
+            return True
+        os.close(output)
+        with suppress(ProcessLookupError):
+            os.setpgid(pid, pid)  # whoever is first: the node may kill the group at once
+        self._forked.add(pid)
+        self._say(pid=pid)
+        return False
 
+    def _tell_ends(self) -> None:
+        """Say which forks have ended, and leave them unreaped: their pids stay theirs while the node may kill their groups."""
+        for pid in self._forked - self._ended:
+            end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if end is not None:
+                self._ended.add(pid)
+                self._say(pid=pid, code=end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
 
-def _say(node: socket.socket, **message: object) -> None:
-    node.sendall(json.dumps(message).encode() + b"\n")
+    def _reap(self, pid: int) -> None:
+        os.waitpid(pid, 0)
+        self._forked.discard(pid)
+        self._ended.discard(pid)
+
+    def _say(self, **message: object) -> None:
+        self._node.sendall(json.dumps(message).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,20 @@ def test_a_certificate_of_ones_own_is_served_and_its_ca_handed_out_if_said(tmp_p
     assert front.ca(made(tmp_path, tls_ca=theirs.ca, **given)) == theirs.ca
 
 
-@pytest.mark.parametrize("url", ["http://fed.example.org", "fed.example.org", "https://", "https://a/b", "ftp://a"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://fed.example.org",
+        "fed.example.org",
+        "https://",
+        "https://a/b",
+        "ftp://a",
+        "https://a:99999",
+        "https://a:b",
+        "https://u:p@a",
+        "https://klinik-münchen.de",
+    ],
+)
 def test_a_public_url_that_no_site_could_use_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(ValidationError):
         made(tmp_path, public_url=url)

@@ -14,6 +14,7 @@ import pytest
 from admin_app import RECORDS, Server, client_of, record
 from admin_server.app import create_app
 from admin_server.settings import Settings
+from admin_server.watch import run_watch
 from control_plane.identity import ProcessRecord
 
 from db.store import Store
@@ -183,8 +184,9 @@ async def test_pause_and_resume_are_told_to_the_engine_and_shown_when_it_says_so
 
 
 async def test_an_app_without_a_journal_cannot_be_paused_nor_one_that_is_stopping_resumed(
-    boot: Boot, store: Store, run: dict[str, Any], folder: Path
+    boot: Boot, store: Store, run: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(run_watch, "JOURNAL_GRACE_S", 0.0)
     await store.move_run(run["id"], "running")
     app = server_app(folder)
     async with boot() as server:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 ENDS = ("completed", "failed", "stopped")
 STOP_GRACE_S = 5.0  # the engine's own time to write its end line, before StopRun
 KILL_GRACE_S = 5.0  # after StopRun a ServerApp ends at its next call; one that computes makes none
+JOURNAL_GRACE_S = 30.0  # for a ServerApp to be started and to import what it needs
 LEAVE_GRACE_S = 15.0  # a ServerApp that has written its end still saves files and says goodbye to the SuperLink
 
 
@@ -57,6 +58,7 @@ class RunWatch:
         self._log = ServerLogTail(around.store, self.run_id, self._directory, flower_run_id)
         self._control = ControlFile(self._directory.control)
         self._stop_asked_at = time.monotonic() if self.status == "stopping" else None
+        self._seen_first_at = time.monotonic()
         self._overtime_since: float | None = None
         self.over = asyncio.Event()
         self._stop_sent_at: float | None = None
@@ -67,8 +69,13 @@ class RunWatch:
 
     @property
     def has_journal(self) -> bool:
-        """Does its app write a journal? Only then does it read what is wanted of it."""
+        """Does its app write a journal?"""
         return self._directory.journal.exists()
+
+    @property
+    def reads_wishes(self) -> bool:
+        """Does its app look into control.json? Taken for granted while it may still be about to open its journal."""
+        return self.has_journal or time.monotonic() - self._seen_first_at < JOURNAL_GRACE_S
 
     async def ask(self, want: Want, reason: str = STOP_ASKED) -> None:
         """Want the engine to run, pause or stop; the reason of a stop is noted before anything is done."""
