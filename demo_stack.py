@@ -172,7 +172,9 @@ class Stack:
     def _see_all_alive(self) -> None:
         for name, (child, log) in self._children.items():
             if child.poll() is not None:
-                raise Trouble(f"the {name} ended with {child.returncode}; the end of {log}:{last_lines(log)}")
+                code = child.returncode
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                raise Trouble(f"the {name} {how}; the end of {log}:{last_lines(log)}")
 
     def _start(self, server: Rest, module: str, settings: dict[str, str]) -> None:
         log = self.home / "demo" / f"{server.name.replace(' ', '-')}.log"

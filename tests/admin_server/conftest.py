@@ -1,6 +1,5 @@
 """The admin server in this process, on a fresh database."""
 
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,9 +7,7 @@ import pytest
 from admin_server.app import create_app
 from admin_server.settings import Settings
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from admin_app import Server, client_of
+from tests.admin_server.admin_app import Server, client_of
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from admin_app import Server
 from fastapi.routing import iter_route_contexts
+
+from tests.admin_server.admin_app import Server
 
 SITES = {"/nodes/{node_id}/heartbeat", "/nodes/{node_id}/reports", "/nodes/{node_id}/wanted"}
 ENROL = "/nodes/enrol"

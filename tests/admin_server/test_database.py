@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from admin_app import Server, client_of, started_run
 from admin_server.app import create_app
 from admin_server.settings import Settings
 from admin_server.startup import telling
@@ -17,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.types import Message
 
 from db.errors import DatabaseUnavailable, SchemaMismatch
+from tests.admin_server.admin_app import Server, client_of, started_run
 
 BEAT = {"reported_at": "2026-11-22T08:00:00Z", "supernode_state": "running"}
 

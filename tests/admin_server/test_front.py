@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from admin_app import Server
 from admin_server import front, tls
 from admin_server.settings import Settings
 from cryptography import x509
 from pydantic import ValidationError
+
+from tests.admin_server.admin_app import Server
 
 
 def made(home: Path, **given: Any) -> Settings:

@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from admin_app import RECORDS
 from admin_server.journal import parse_line
+
+from tests.admin_server.admin_app import RECORDS
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=[record["kind"] for record in RECORDS])

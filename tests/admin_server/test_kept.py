@@ -1,6 +1,7 @@
 """A process that is kept: started again when it dies unasked, not when it is stopped or never came up."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -40,7 +41,7 @@ async def test_what_dies_unasked_is_started_again(kept: Kept) -> None:
     await kept.start()
     first = kept.process.pid
     assert kept.process._record is not None
-    kept.process._record.signal_group(9)  # type: ignore[arg-type]
+    kept.process._record.signal_group(signal.SIGKILL)
     await kept.process.wait()
     assert "it is started again" in kept.view()["reason"]
     await run_again(kept)

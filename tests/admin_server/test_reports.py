@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from admin_app import Server, started_run
+from tests.admin_server.admin_app import Server, started_run
 
 
 def log_line(seq: int, text: str) -> dict[str, Any]:

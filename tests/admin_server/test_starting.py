@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from admin_app import Server, write_app
 from admin_server.settings import Settings
+
+from tests.admin_server.admin_app import Server, write_app
 
 LIMITS = "[tool.espalier.run-config]\nname = { choices = ['x', 'y'] }\nnum-rounds = { at-least = 1 }\n"
 

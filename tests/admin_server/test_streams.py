@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from admin_app import RECORDS, Server, started_run
+from tests.admin_server.admin_app import RECORDS, Server, started_run
 
 
 async def ended_run(server: Server) -> str:

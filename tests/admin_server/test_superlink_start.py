@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from admin_app import Server
 from admin_server.settings import Settings
+
+from tests.admin_server.admin_app import Server
 
 
 @pytest.fixture

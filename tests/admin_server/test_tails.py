@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from admin_app import RECORDS, Server, record, started_run
 from admin_server.replay import replayed
 from admin_server.rundir import RunDirectory
 from admin_server.settings import Settings
 from admin_server.watch.tails import JournalTail, ServerLogTail
 from control_plane.errors import Conflict
+
+from tests.admin_server.admin_app import RECORDS, Server, record, started_run
 
 VIEWS = ("round_list", "update_list", "metric_list", "artifact_list", "event_list")
 OWN_KEYS = {"key", "activity", "received_at"}  # numbers of rows, which a replay gives anew

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from admin_app import RECORDS, Server, client_of, record
 from admin_server.app import create_app
 from admin_server.settings import Settings
 from admin_server.watch import run_watch
 from control_plane.identity import ProcessRecord
 
 from db.store import Store
+from tests.admin_server.admin_app import RECORDS, Server, client_of, record
 
 Boot = Callable[[], AbstractAsyncContextManager[Server]]
 
@@ -56,7 +56,7 @@ def write_journal(folder: Path, *records: dict[str, Any]) -> None:
 
 
 def write_exit(folder: Path, rc: int | None, number: int | None) -> None:
-    told = {"rc": rc, "signal": number, "ended_at": "2026-11-22T08:00:00Z", "last_lines": []}
+    told: dict[str, object] = {"rc": rc, "signal": number, "ended_at": "2026-11-22T08:00:00Z", "last_lines": []}
     (folder / "attempts" / "77" / "exit.json").write_text(json.dumps(told))
 
 
@@ -140,7 +140,7 @@ async def test_a_live_server_app_is_found_again_and_its_death_seen_within_a_seco
         app.wait()
 
         async def failed() -> bool:
-            return (await server.admin.get(f"/runs/{run['id']}")).json()["status"] == "failed"
+            return bool((await server.admin.get(f"/runs/{run['id']}")).json()["status"] == "failed")
 
         await soon(failed, 3)
         assert "left no exit.json" in (await server.admin.get(f"/runs/{run['id']}")).json()["reason"]

@@ -19,7 +19,6 @@ import httpx
 import psutil
 import psycopg
 import pytest
-from admin_app import write_app
 from client_server.invitation import parse_invitation
 from control_plane.files import read_json
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from psycopg.conninfo import make_conninfo
 
 from db import migrate
+from tests.admin_server.admin_app import write_app
 
 T = TypeVar("T")
 SERVERS = {
@@ -109,7 +109,8 @@ class Process:
         wait_for("the ServerApp to work", lambda: any("asleep" in text for text in self.texts(run_id)))
         shown = self.shown(run_id)
         record = read_json(Path(shown["run_dir"]) / "attempts" / shown["flower_run_id"] / "proc.json")
-        return int(record["pid"])  # type: ignore[index]
+        assert record is not None
+        return int(record["pid"])
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +236,7 @@ def test_a_stop_ends_a_server_app_that_never_calls_home(real: Process) -> None:
 
 
 def test_an_executor_that_dies_is_started_again(real: Process) -> None:
-    old = read_json(real.home / "executor" / "proc.json")["pid"]  # type: ignore[index]
-    os.kill(old, signal.SIGKILL)
-    wait_for("another executor", lambda: real.superlink()["executor"]["pid"] not in (None, old), 20)
+    old = read_json(real.home / "executor" / "proc.json")
+    assert old is not None
+    os.kill(old["pid"], signal.SIGKILL)
+    wait_for("another executor", lambda: real.superlink()["executor"]["pid"] not in (None, old["pid"]), 20)

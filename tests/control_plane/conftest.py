@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from control_plane.identity import ProcessRecord
@@ -49,8 +50,8 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     """Make supervised processes in tmp_path; whatever is left of them is killed and reaped at the end."""
     made: list[SupervisedProcess] = []
 
-    def one(name: str = "child", **options: object) -> SupervisedProcess:
-        made.append(SupervisedProcess(name, tmp_path, **options))  # type: ignore[arg-type]
+    def one(name: str = "child", **options: Any) -> SupervisedProcess:
+        made.append(SupervisedProcess(name, tmp_path, **options))
         return made[-1]
 
     yield one

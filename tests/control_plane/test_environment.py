@@ -2,7 +2,7 @@ import pytest
 from control_plane.environment import child_environment
 
 
-def test_only_what_is_on_the_list_reaches_a_child():
+def test_only_what_is_on_the_list_reaches_a_child() -> None:
     ours = {
         "PATH": "/bin",
         "LC_ALL": "C",
@@ -28,10 +28,10 @@ def test_only_what_is_on_the_list_reaches_a_child():
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "SUPABASE_URL", "NODE_TOKEN", "TLS_KEY", "my_password", "INVITATION_FILE"])
-def test_a_name_that_says_secret_is_refused_even_when_it_is_asked_for(name):
+def test_a_name_that_says_secret_is_refused_even_when_it_is_asked_for(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         child_environment({name: "x"}, source={})
 
 
-def test_what_is_asked_for_wins():
+def test_what_is_asked_for_wins() -> None:
     assert child_environment({"PATH": "/mine", "OMP_NUM_THREADS": "1"}, source={"PATH": "/bin"})["PATH"] == "/mine"

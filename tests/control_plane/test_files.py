@@ -1,11 +1,12 @@
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from control_plane.files import create_once, read_json, write_atomic, write_json
 
 
-def test_a_file_is_replaced_whole_with_its_mode_and_nothing_is_left_beside_it(tmp_path):
+def test_a_file_is_replaced_whole_with_its_mode_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.json"
     write_atomic(path, "one")
     write_atomic(path, b"two", 0o644)
@@ -15,7 +16,7 @@ def test_a_file_is_replaced_whole_with_its_mode_and_nothing_is_left_beside_it(tm
     assert os.listdir(path.parent) == ["a.json"]
 
 
-def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
     write_atomic(path, "old")
 
@@ -29,20 +30,20 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path, monke
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_target_that_cannot_be_replaced_leaves_no_litter(tmp_path):
+def test_a_target_that_cannot_be_replaced_leaves_no_litter(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     with pytest.raises(OSError):  # noqa: PT011 - its number differs between systems
         write_atomic(tmp_path / "a", "x")
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_only_the_first_creates(tmp_path):
+def test_only_the_first_creates(tmp_path: Path) -> None:
     assert create_once(tmp_path / "a", "first")
     assert not create_once(tmp_path / "a", "second")
     assert (tmp_path / "a").read_text() == "first"
 
 
-def test_json_comes_back_absent_is_none_and_damaged_raises(tmp_path):
+def test_json_comes_back_absent_is_none_and_damaged_raises(tmp_path: Path) -> None:
     write_json(tmp_path / "a", {"n\u00e9": [1, None]})
     assert read_json(tmp_path / "a") == {"n\u00e9": [1, None]}
     assert read_json(tmp_path / "b") is None

@@ -19,10 +19,12 @@ def stream() -> Iterator[io.StringIO]:
     root.handlers[:], root.level = before
 
 
-def test_a_record_is_one_line_with_the_callers_file_and_line_and_its_facts(stream):
+def test_a_record_is_one_line_with_the_callers_file_and_line_and_its_facts(stream: io.StringIO) -> None:
     token = logs.request_id.set("abc")
     _log.info("run %s began", 7, extra={"run_id": "7", "node_name": 'site "a"'})
-    line_number = inspect.currentframe().f_lineno - 1
+    frame = inspect.currentframe()
+    assert frame is not None
+    line_number = frame.f_lineno - 3
     logs.request_id.reset(token)
     [line] = stream.getvalue().splitlines()
     assert line.startswith("at=20")
@@ -30,13 +32,13 @@ def test_a_record_is_one_line_with_the_callers_file_and_line_and_its_facts(strea
     assert line.endswith(r'message="run 7 began" run_id=7 node_name="site \"a\""')
 
 
-def test_a_level_below_is_not_written(stream):
+def test_a_level_below_is_not_written(stream: io.StringIO) -> None:
     _log.debug("quiet")
     logging.getLogger("httpx").info("GET http://…")
     assert stream.getvalue() == ""
 
 
-def test_a_traceback_stays_on_the_line_of_its_record(stream):
+def test_a_traceback_stays_on_the_line_of_its_record(stream: io.StringIO) -> None:
     try:
         raise ValueError("one\ntwo")
     except ValueError:
@@ -60,7 +62,7 @@ def test_a_traceback_stays_on_the_line_of_its_record(stream):
         "-----BEGIN EC PRIVATE KEY-----\ns3cr3t\n-----END EC PRIVATE KEY-----",
     ],
 )
-def test_a_secret_is_never_written_wherever_it_stands(stream, secret):
+def test_a_secret_is_never_written_wherever_it_stands(stream: io.StringIO, secret: str) -> None:
     _log.info("said %s", secret, extra={"fact": secret, "facts": {"nested": secret}})
     try:
         raise RuntimeError(secret)
@@ -70,6 +72,6 @@ def test_a_secret_is_never_written_wherever_it_stands(stream, secret):
     assert "***" in stream.getvalue()
 
 
-def test_ordinary_words_are_left_as_they_are():
+def test_ordinary_words_are_left_as_they_are() -> None:
     for text in ("this token is unknown or revoked", "http://127.0.0.1:8000/runs?after=12", "bearer of news", "tokens: 3"):
         assert logs.redact(text) == text

@@ -1,9 +1,10 @@
 import asyncio
+from pathlib import Path
 
 from control_plane.probes import http_ok, log_line, port_open
 
 
-async def test_a_line_in_the_log_counts_from_its_offset_on_and_only_when_complete(tmp_path):
+async def test_a_line_in_the_log_counts_from_its_offset_on_and_only_when_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     probe = log_line(path, "ready", 6)
     assert not await probe()
@@ -15,7 +16,7 @@ async def test_a_line_in_the_log_counts_from_its_offset_on_and_only_when_complet
     assert await probe()
 
 
-async def test_http_is_ok_at_a_2xx_only():
+async def test_http_is_ok_at_a_2xx_only() -> None:
     answer = b"503 Service Unavailable"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

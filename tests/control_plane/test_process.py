@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,8 @@ from control_plane.identity import ProcessRecord
 from control_plane.probes import Probe, log_line
 from control_plane.process import State, SupervisedProcess
 from control_plane.states import TRANSITIONS
+
+from tests.control_plane.conftest import Make, Python, Until
 
 SERVES = "import time; print('ready', flush=True); time.sleep(600)"
 IGNORES_TERM = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SERVES}"
@@ -30,7 +33,7 @@ def ready(process: SupervisedProcess) -> Probe:
     return log_line(process.log_path, "ready", process.log_size())
 
 
-async def started(process: SupervisedProcess, argv) -> SupervisedProcess:
+async def started(process: SupervisedProcess, argv: Sequence[str]) -> SupervisedProcess:
     await process.start(argv, child_environment(), ready=ready(process))
     return process
 
@@ -46,7 +49,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-async def test_a_started_process_runs_in_its_own_session_and_is_on_record(make, python):
+async def test_a_started_process_runs_in_its_own_session_and_is_on_record(make: Make, python: Python) -> None:
     process = await started(make(), python(SERVES))
     assert process.state is State.RUNNING
     assert process.pid is not None
@@ -58,9 +61,10 @@ async def test_a_started_process_runs_in_its_own_session_and_is_on_record(make, 
     await process.stop()
 
 
-async def test_stop_ends_it_by_term_and_takes_its_record_away(make, python):
+async def test_stop_ends_it_by_term_and_takes_its_record_away(make: Make, python: Python) -> None:
     process = await started(make(), python(SERVES))
     pid = process.pid
+    assert pid is not None
     await process.stop()
     assert process.state is State.STOPPED
     assert process.exit is not None
@@ -71,7 +75,7 @@ async def test_stop_ends_it_by_term_and_takes_its_record_away(make, python):
     await process.stop()
 
 
-async def test_a_process_that_ignores_term_is_killed_after_the_grace(make, python):
+async def test_a_process_that_ignores_term_is_killed_after_the_grace(make: Make, python: Python) -> None:
     process = await started(make(grace_s=0.1), python(IGNORES_TERM))
     await process.stop()
     assert process.state is State.STOPPED
@@ -80,7 +84,7 @@ async def test_a_process_that_ignores_term_is_killed_after_the_grace(make, pytho
     assert process.exit.reason == "stopped, killed after 0.1 s"
 
 
-async def test_stop_kills_the_group_although_its_leader_left_at_term(make, python):
+async def test_stop_kills_the_group_although_its_leader_left_at_term(make: Make, python: Python) -> None:
     process = await started(make(), python(LEAVES_A_CHILD))
     second = second_pid(process)
     await process.stop()
@@ -89,9 +93,10 @@ async def test_stop_kills_the_group_although_its_leader_left_at_term(make, pytho
     assert is_gone(second)
 
 
-async def test_when_the_leader_is_killed_the_rest_of_its_group_goes_too(make, python):
+async def test_when_the_leader_is_killed_the_rest_of_its_group_goes_too(make: Make, python: Python) -> None:
     process = await started(make(), python(LEAVES_A_CHILD))
     second = second_pid(process)
+    assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     end = await process.wait()
     assert process.state is State.FAILED
@@ -99,7 +104,9 @@ async def test_when_the_leader_is_killed_the_rest_of_its_group_goes_too(make, py
     assert is_gone(second)
 
 
-async def test_exit_code_zero_is_exited_and_another_is_failed_with_its_last_lines(make, python, tmp_path):
+async def test_exit_code_zero_is_exited_and_another_is_failed_with_its_last_lines(
+    make: Make, python: Python, tmp_path: Path
+) -> None:
     go = tmp_path / "go"
     waits = f"import os, sys\nprint('ready')\nwhile not os.path.exists({str(go)!r}): pass\n"
     process = await started(make(), python(waits))
@@ -107,7 +114,7 @@ async def test_exit_code_zero_is_exited_and_another_is_failed_with_its_last_line
     assert (await process.wait()).rc == 0
     assert process.state is State.EXITED
     go.unlink()
-    await started(process, python(waits + "print('\\n'.join(f'line {n}' for n in range(30)))\nsys.exit(3)"))
+    process = await started(process, python(waits + "print('\\n'.join(f'line {n}' for n in range(30)))\nsys.exit(3)"))
     go.touch()
     end = await process.wait()
     assert process.state is State.FAILED
@@ -115,7 +122,7 @@ async def test_exit_code_zero_is_exited_and_another_is_failed_with_its_last_line
     assert end.last_lines == [f"line {n}" for n in range(10, 30)]
 
 
-async def test_an_exit_during_the_start_fails_it_with_the_last_lines_of_this_start_only(make, python):
+async def test_an_exit_during_the_start_fails_it_with_the_last_lines_of_this_start_only(make: Make, python: Python) -> None:
     process = await started(make(), python("print('ready of the first'); import time; time.sleep(600)"))
     await process.stop()
     with pytest.raises(StartFailed) as failure:
@@ -126,7 +133,7 @@ async def test_an_exit_during_the_start_fails_it_with_the_last_lines_of_this_sta
     assert not process.record_path.exists()
 
 
-async def test_a_program_that_does_not_exist_fails_the_start_and_is_named(make):
+async def test_a_program_that_does_not_exist_fails_the_start_and_is_named(make: Make) -> None:
     process = make()
     with pytest.raises(StartFailed) as failure:
         await started(process, ["no-such-program"])
@@ -134,7 +141,7 @@ async def test_a_program_that_does_not_exist_fails_the_start_and_is_named(make):
     assert "no-such-program" in failure.value.facts["last_lines"][-1]
 
 
-async def test_a_process_that_is_not_ready_in_time_is_ended_and_failed(make, python):
+async def test_a_process_that_is_not_ready_in_time_is_ended_and_failed(make: Make, python: Python) -> None:
     process = make(ready_timeout_s=0.2)
     with pytest.raises(StartFailed, match=r"not ready within 0\.2 s"):
         await started(process, python("import time; time.sleep(600)"))
@@ -142,7 +149,7 @@ async def test_a_process_that_is_not_ready_in_time_is_ended_and_failed(make, pyt
     assert process.pid is None
 
 
-async def test_a_probe_that_hangs_does_not_hold_the_start_for_ever(make, python):
+async def test_a_probe_that_hangs_does_not_hold_the_start_for_ever(make: Make, python: Python) -> None:
     async def hangs() -> bool:
         return await asyncio.Event().wait()
 
@@ -152,7 +159,7 @@ async def test_a_probe_that_hangs_does_not_hold_the_start_for_ever(make, python)
     assert process.state is State.FAILED
 
 
-async def test_a_probe_that_raises_ends_the_process_and_is_heard(make, python):
+async def test_a_probe_that_raises_ends_the_process_and_is_heard(make: Make, python: Python) -> None:
     async def broken() -> bool:
         raise KeyError("address")
 
@@ -163,7 +170,7 @@ async def test_a_probe_that_raises_ends_the_process_and_is_heard(make, python):
     assert process.state is State.FAILED
 
 
-async def test_stop_during_the_start_ends_in_stopped_and_the_start_fails(make, python, until):
+async def test_stop_during_the_start_ends_in_stopped_and_the_start_fails(make: Make, python: Python, until: Until) -> None:
     process = make()
     starting = asyncio.create_task(
         process.start(python("import time; time.sleep(600)"), child_environment(), ready=ready(process))
@@ -175,7 +182,7 @@ async def test_stop_during_the_start_ends_in_stopped_and_the_start_fails(make, p
         await starting
 
 
-async def test_a_stop_that_is_cancelled_still_ends_in_kill(make, python, until):
+async def test_a_stop_that_is_cancelled_still_ends_in_kill(make: Make, python: Python, until: Until) -> None:
     process = await started(make(grace_s=0.2), python(IGNORES_TERM))
     stopping = asyncio.create_task(process.stop())
     await until(lambda: process.state is State.STOPPING)
@@ -186,7 +193,7 @@ async def test_a_stop_that_is_cancelled_still_ends_in_kill(make, python, until):
     assert process.state is State.STOPPED
 
 
-async def test_a_second_start_is_refused_while_it_is_alive(make, python):
+async def test_a_second_start_is_refused_while_it_is_alive(make: Make, python: Python) -> None:
     process = await started(make(), python(SERVES))
     pid = process.pid
     with pytest.raises(IllegalTransition):
@@ -197,7 +204,7 @@ async def test_a_second_start_is_refused_while_it_is_alive(make, python):
     await process.stop()
 
 
-async def test_each_transition_is_told_once_in_order_and_a_failing_listener_changes_nothing(make, python):
+async def test_each_transition_is_told_once_in_order_and_a_failing_listener_changes_nothing(make: Make, python: Python) -> None:
     told: list[tuple[State, bool]] = []
 
     async def listen(process: SupervisedProcess) -> None:
@@ -209,7 +216,7 @@ async def test_each_transition_is_told_once_in_order_and_a_failing_listener_chan
     assert told == [(State.STARTING, True), (State.RUNNING, True), (State.STOPPING, True), (State.STOPPED, False)]
 
 
-async def test_a_listener_that_starts_the_process_itself_is_refused_not_deadlocked(make, python):
+async def test_a_listener_that_starts_the_process_itself_is_refused_not_deadlocked(make: Make, python: Python) -> None:
     refused: list[RuntimeError] = []
 
     async def restart(process: SupervisedProcess) -> None:
@@ -239,7 +246,7 @@ asyncio.run(main())
 """
 
 
-def start_by_a_supervisor_that_is_killed(folder: Path, argv) -> int:
+def start_by_a_supervisor_that_is_killed(folder: Path, argv: Sequence[str]) -> int:
     supervisor = subprocess.run([sys.executable, "-c", SUPERVISOR, str(folder), *argv], check=False)
     assert supervisor.returncode == -signal.SIGKILL
     record = ProcessRecord.read(folder / "proc.json")
@@ -248,7 +255,9 @@ def start_by_a_supervisor_that_is_killed(folder: Path, argv) -> int:
     return record.pid
 
 
-async def test_a_process_survives_the_kill_of_its_supervisor_and_is_adopted_by_the_next_one(make, python, tmp_path):
+async def test_a_process_survives_the_kill_of_its_supervisor_and_is_adopted_by_the_next_one(
+    make: Make, python: Python, tmp_path: Path
+) -> None:
     pid = start_by_a_supervisor_that_is_killed(tmp_path, python(SERVES))
     process = make()
     assert await process.adopt()
@@ -259,7 +268,9 @@ async def test_a_process_survives_the_kill_of_its_supervisor_and_is_adopted_by_t
     assert is_gone(pid)
 
 
-async def test_an_adopted_process_that_ends_is_lost_because_nobody_tells_us_its_code(make, python, tmp_path):
+async def test_an_adopted_process_that_ends_is_lost_because_nobody_tells_us_its_code(
+    make: Make, python: Python, tmp_path: Path
+) -> None:
     pid = start_by_a_supervisor_that_is_killed(tmp_path, python(LEAVES_A_CHILD))
     process = make()
     assert await process.adopt(ready=log_line(process.log_path, "ready"))
@@ -271,12 +282,16 @@ async def test_an_adopted_process_that_ends_is_lost_because_nobody_tells_us_its_
     assert is_gone(second)
 
 
-async def test_a_process_that_died_while_nobody_watched_is_lost_and_its_group_is_cleared(make, python, tmp_path):
+async def test_a_process_that_died_while_nobody_watched_is_lost_and_its_group_is_cleared(
+    make: Make, python: Python, tmp_path: Path
+) -> None:
     pid = start_by_a_supervisor_that_is_killed(tmp_path, python(LEAVES_A_CHILD))
     process = make()
     second = second_pid(process)
     os.kill(pid, signal.SIGKILL)
-    while ProcessRecord.read(process.record_path).is_alive():
+    record = ProcessRecord.read(process.record_path)
+    assert record is not None
+    while record.is_alive():
         pass
     assert not await process.adopt()
     assert process.state is State.LOST
@@ -286,7 +301,9 @@ async def test_a_process_that_died_while_nobody_watched_is_lost_and_its_group_is
     assert not process.record_path.exists()
 
 
-async def test_a_pid_that_belongs_to_another_process_now_is_lost_and_left_alone(make, bystander):
+async def test_a_pid_that_belongs_to_another_process_now_is_lost_and_left_alone(
+    make: Make, bystander: subprocess.Popen[bytes]
+) -> None:
     process = make()
     ProcessRecord(bystander.pid, "1", "child", "2026-11-22T08:00:00.000Z").write(process.record_path)
     assert not await process.adopt()
@@ -294,13 +311,13 @@ async def test_a_pid_that_belongs_to_another_process_now_is_lost_and_left_alone(
     assert bystander.poll() is None
 
 
-async def test_nothing_on_record_is_nothing_to_adopt(make):
+async def test_nothing_on_record_is_nothing_to_adopt(make: Make) -> None:
     process = make()
     assert not await process.adopt()
     assert process.state is State.STOPPED
 
 
-def test_a_child_whose_supervisor_dies_before_the_record_is_written_never_begins(tmp_path, python):
+def test_a_child_whose_supervisor_dies_before_the_record_is_written_never_begins(tmp_path: Path, python: Python) -> None:
     # The supervisor is killed while it writes proc.json: the child is at its gate then.
     code = (
         "import os, signal, sys\n"
@@ -325,7 +342,7 @@ def test_a_child_whose_supervisor_dies_before_the_record_is_written_never_begins
     assert not (tmp_path / "begun").exists()
 
 
-def test_every_state_has_its_transitions_and_every_state_can_be_reached():
+def test_every_state_has_its_transitions_and_every_state_can_be_reached() -> None:
     assert set(TRANSITIONS) == set(State)
     assert set().union(*TRANSITIONS.values()) == set(State)
     words = set((SupervisedProcess.__doc__ or "").replace("(", " ").split())

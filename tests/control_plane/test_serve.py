@@ -60,7 +60,7 @@ print("clean", flush=True)
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 class Server:
@@ -90,7 +90,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_open_streams_then_the_lifespan_and_the_exit_code_is_0(server, number):
+async def test_a_signal_ends_open_streams_then_the_lifespan_and_the_exit_code_is_0(
+    server: Server, number: signal.Signals
+) -> None:
     assert server.first_line == "began\n"
     async with (
         httpx.AsyncClient(trust_env=False, timeout=20) as client,
@@ -107,7 +109,7 @@ async def test_a_signal_ends_open_streams_then_the_lifespan_and_the_exit_code_is
     assert "timeout graceful shutdown exceeded" not in err
 
 
-async def test_a_client_that_leaves_its_stream_is_forgotten_at_once(server):
+async def test_a_client_that_leaves_its_stream_is_forgotten_at_once(server: Server) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=20, base_url=f"http://127.0.0.1:{server.port}") as client:
         async with client.stream("GET", "/follow") as response:
             lines = response.aiter_lines()
@@ -119,7 +121,7 @@ async def test_a_client_that_leaves_its_stream_is_forgotten_at_once(server):
                 pass
 
 
-def test_a_port_in_use_is_one_sentence_and_exit_code_2_before_anything_begins(server):
+def test_a_port_in_use_is_one_sentence_and_exit_code_2_before_anything_begins(server: Server) -> None:
     second = subprocess.run([sys.executable, "-c", SERVER, str(server.port)], capture_output=True, text=True, check=False)
     assert second.returncode == 2
     assert second.stdout == ""
@@ -128,7 +130,7 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_2_before_anything_begins(se
     )
 
 
-def test_a_lifespan_that_fails_to_begin_is_exit_code_3():
+def test_a_lifespan_that_fails_to_begin_is_exit_code_3() -> None:
     server = Server("broken")
     out, err = server.process.communicate(timeout=20)
     assert server.process.returncode == 3
@@ -159,7 +161,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "a.crt", tmp_path / "a.key"
 
 
-async def test_with_a_certificate_it_speaks_tls_and_the_probe_checks_it(certificate):
+async def test_with_a_certificate_it_speaks_tls_and_the_probe_checks_it(certificate: tuple[Path, Path]) -> None:
     server = Server(*map(str, certificate), "tls")
     try:
         url = f"https://127.0.0.1:{server.port}/health"

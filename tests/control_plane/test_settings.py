@@ -12,19 +12,19 @@ class Settings(ServerSettings):
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_this_machine(monkeypatch):
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ESPALIER_HOME", "LOG_LEVEL", "CORS", "TLS_CERTIFICATE", "TLS_KEY", "HOST", "PORT", "BODY_LIMIT_BYTES"):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_without_any_setting_it_listens_on_loopback_and_lets_no_foreign_page_in():
+def test_without_any_setting_it_listens_on_loopback_and_lets_no_foreign_page_in() -> None:
     settings = Settings()
     assert (settings.host, settings.cors, settings.tls_certificate) == ("127.0.0.1", [], None)
     assert settings.espalier_home == Path.home() / ".local/state/espalier"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "hospital.example"])
-def test_beyond_loopback_it_needs_tls(host, monkeypatch):
+def test_beyond_loopback_it_needs_tls(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_HOST", host)
     with pytest.raises(ValidationError, match=f"listening on {host} needs TLS"):
         Settings()
@@ -35,12 +35,12 @@ def test_beyond_loopback_it_needs_tls(host, monkeypatch):
     assert Settings().host == host
 
 
-def test_loopback_is_known_by_name_and_by_number():
+def test_loopback_is_known_by_name_and_by_number() -> None:
     assert all(map(is_loopback, ["127.0.0.1", "127.8.8.8", "::1", "localhost"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "10.0.0.1", "localhost.example", ""]))
 
 
-def test_origins_are_split_at_commas_and_a_wildcard_is_refused(monkeypatch):
+def test_origins_are_split_at_commas_and_a_wildcard_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORS", "https://a.example/, http://localhost:5173")
     assert Settings().cors == ["https://a.example", "http://localhost:5173"]
     monkeypatch.setenv("CORS", "*")
@@ -48,14 +48,16 @@ def test_origins_are_split_at_commas_and_a_wildcard_is_refused(monkeypatch):
         Settings()
 
 
-def test_the_home_may_begin_with_a_tilde_and_levels_may_be_small(monkeypatch):
+def test_the_home_may_begin_with_a_tilde_and_levels_may_be_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESPALIER_HOME", "~/elsewhere")
     monkeypatch.setenv("LOG_LEVEL", "debug")
     assert Settings().espalier_home == Path.home() / "elsewhere"
     assert Settings().log_level == "DEBUG"
 
 
-def test_a_wrong_setting_is_a_sentence_and_exit_code_2_and_its_value_is_not_shown(monkeypatch, capsys):
+def test_a_wrong_setting_is_a_sentence_and_exit_code_2_and_its_value_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("ADMIN_SECRET", "hunter2")
     monkeypatch.setenv("TEST_PORT", "70000")
     monkeypatch.setenv("BODY_LIMIT_BYTES", "1")
@@ -68,7 +70,9 @@ def test_a_wrong_setting_is_a_sentence_and_exit_code_2_and_its_value_is_not_show
     assert "hunter2" not in said
 
 
-def test_the_rule_of_two_settings_is_said_as_one_sentence(monkeypatch, capsys):
+def test_the_rule_of_two_settings_is_said_as_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TEST_HOST", "0.0.0.0")
     with pytest.raises(SystemExit):
         settings_or_exit(Settings)

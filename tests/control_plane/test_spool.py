@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,13 @@ def seqs(spool: Spool) -> list[int]:
 
 
 @pytest.fixture
-def spool(tmp_path):
+def spool(tmp_path: Path) -> Iterator[Spool]:
     spool = Spool(tmp_path / "spool")
     yield spool
     spool.close()
 
 
-def test_lines_are_numbered_from_one_and_given_back_in_order(spool):
+def test_lines_are_numbered_from_one_and_given_back_in_order(spool: Spool) -> None:
     assert [spool.append("session", {"n": n}) for n in range(3)] == [1, 2, 3]
     assert [(line["seq"], line["kind"], line["data"]) for line in spool.pending()] == [
         (1, "session", {"n": 0}),
@@ -35,7 +36,7 @@ def test_lines_are_numbered_from_one_and_given_back_in_order(spool):
     assert len(spool.pending(2)) == 2
 
 
-def test_only_what_was_acknowledged_is_deleted(spool):
+def test_only_what_was_acknowledged_is_deleted(spool: Spool) -> None:
     for n in range(5):
         spool.append("log", {"n": n}, droppable=True)
     spool.acknowledge(2)
@@ -46,14 +47,14 @@ def test_only_what_was_acknowledged_is_deleted(spool):
     assert spool.pending() == []
 
 
-def test_a_number_that_was_never_given_out_cannot_be_acknowledged(spool):
+def test_a_number_that_was_never_given_out_cannot_be_acknowledged(spool: Spool) -> None:
     spool.append("session", {})
     with pytest.raises(ValueError, match="line 2 was acknowledged, but 1 is the last"):
         spool.acknowledge(2)
     assert seqs(spool) == [1]
 
 
-def test_id_numbers_and_lines_live_on_after_a_restart(tmp_path):
+def test_id_numbers_and_lines_live_on_after_a_restart(tmp_path: Path) -> None:
     first = Spool(tmp_path / "s")
     for n in range(4):
         first.append("session", {"n": n})
@@ -69,14 +70,14 @@ def test_id_numbers_and_lines_live_on_after_a_restart(tmp_path):
     third.close()
 
 
-def test_two_folders_have_two_ids(tmp_path):
+def test_two_folders_have_two_ids(tmp_path: Path) -> None:
     one, other = Spool(tmp_path / "a"), Spool(tmp_path / "b")
     assert one.id != other.id
     one.close()
     other.close()
 
 
-def test_a_second_process_is_refused(tmp_path, spool):
+def test_a_second_process_is_refused(tmp_path: Path, spool: Spool) -> None:
     with pytest.raises(SpoolInUse):
         Spool(tmp_path / "spool")
 
@@ -88,7 +89,9 @@ def test_a_second_process_is_refused(tmp_path, spool):
     at=st.floats(0, 1),
     garbage=st.sampled_from([b"", b"\0" * 20, b'{"seq":', b"\n", b"[1]\n"]),
 )
-def test_a_spool_torn_at_any_byte_keeps_every_whole_line_and_goes_on(sizes, acknowledged, at, garbage):
+def test_a_spool_torn_at_any_byte_keeps_every_whole_line_and_goes_on(
+    sizes: list[int], acknowledged: int, at: float, garbage: bytes
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         spool = Spool(Path(folder))
         for size in sizes:
@@ -111,7 +114,7 @@ def test_a_spool_torn_at_any_byte_keeps_every_whole_line_and_goes_on(sizes, ackn
         again.close()
 
 
-def test_a_writer_that_is_killed_loses_no_line_that_it_has_told_of(tmp_path):
+def test_a_writer_that_is_killed_loses_no_line_that_it_has_told_of(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -136,7 +139,7 @@ def test_a_writer_that_is_killed_loses_no_line_that_it_has_told_of(tmp_path):
     spool.close()
 
 
-def filled(folder: Path, cap_bytes: int, lines: int, droppable) -> Spool:
+def filled(folder: Path, cap_bytes: int, lines: int, droppable: Callable[[int], object]) -> Spool:
     spool = Spool(folder, cap_bytes)
     for n in range(lines):
         if droppable(n):
@@ -146,7 +149,7 @@ def filled(folder: Path, cap_bytes: int, lines: int, droppable) -> Spool:
     return spool
 
 
-def test_at_the_cap_droppable_lines_go_first_are_counted_and_leave_no_hole(tmp_path):
+def test_at_the_cap_droppable_lines_go_first_are_counted_and_leave_no_hole(tmp_path: Path) -> None:
     spool = filled(tmp_path, 60_000, 1000, lambda n: n % 4)
     assert spool.size_bytes <= 60_000
     lines = spool.pending(10_000)
@@ -165,7 +168,7 @@ def test_at_the_cap_droppable_lines_go_first_are_counted_and_leave_no_hole(tmp_p
     again.close()
 
 
-def test_when_only_lines_that_matter_are_left_the_oldest_of_them_go(tmp_path):
+def test_when_only_lines_that_matter_are_left_the_oldest_of_them_go(tmp_path: Path) -> None:
     spool = filled(tmp_path, 30_000, 1000, lambda _: False)
     assert spool.size_bytes <= 30_000
     lines = spool.pending(10_000)
@@ -176,7 +179,7 @@ def test_when_only_lines_that_matter_are_left_the_oldest_of_them_go(tmp_path):
     spool.close()
 
 
-def test_segments_that_are_acknowledged_leave_the_disk(tmp_path):
+def test_segments_that_are_acknowledged_leave_the_disk(tmp_path: Path) -> None:
     spool = filled(tmp_path, 400_000, 1000, lambda _: True)
     before = spool.size_bytes
     spool.acknowledge(900)
@@ -185,7 +188,7 @@ def test_segments_that_are_acknowledged_leave_the_disk(tmp_path):
     spool.close()
 
 
-def test_a_thinned_segment_that_was_not_renamed_yet_is_forgotten(tmp_path):
+def test_a_thinned_segment_that_was_not_renamed_yet_is_forgotten(tmp_path: Path) -> None:
     spool = filled(tmp_path / "s", 1_000_000, 10, lambda _: True)
     spool.close()
     [segment] = (tmp_path / "s").glob("*.jsonl")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stack import ROOT, Stack
+from tests.federation.stack import ROOT, Stack
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from stack import Json, Stack
+from tests.federation.stack import Json, Stack
 
 ROUND = ("counted", "expected", "num_examples", "metrics", "server_metrics", "bytes_down", "bytes_up")
 UPDATE = ("status", "num_examples", "metrics", "bytes_down", "bytes_up", "cause")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from stack import Stack, wait_for
+
+from tests.federation.stack import Stack, wait_for
 
 CAUSES = {
     "raise": ("KeyError", "no such column: age"),

@@ -6,8 +6,9 @@ import os
 import signal
 
 import pytest
-from rows import assert_log_equals_file, assert_rows_equal_journal
-from stack import Json, Stack, is_alive, kill_recorded, process_record, wait_for
+
+from tests.federation.rows import assert_log_equals_file, assert_rows_equal_journal
+from tests.federation.stack import Json, Stack, is_alive, kill_recorded, process_record, wait_for
 
 ROUNDS = 4
 

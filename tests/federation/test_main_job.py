@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from rows import assert_log_equals_file, assert_rows_equal_journal
-from stack import Json, Stack, free_port, process_record, wait_for
+
+from tests.federation.rows import assert_log_equals_file, assert_rows_equal_journal
+from tests.federation.stack import Json, Stack, free_port, process_record, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stack import Stack, wait_for
+from tests.federation.stack import Stack, wait_for
 
 WORDS = ("TOKEN", "SECRET", "PASSWORD", "DATABASE_URL", "SUPABASE", "INVITATION", "API_KEY")
 

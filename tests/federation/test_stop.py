@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import Stack, is_alive, process_record, wait_for
+
+from tests.federation.stack import Stack, is_alive, process_record, wait_for
 
 
 def client_apps(stack: Stack) -> list[dict[str, Any]]:
