@@ -20,6 +20,7 @@ from admin_server.lost_nodes import SUPERLINK, LostNodes
 from admin_server.runs import UUID
 from admin_server.schemas import Enrolment, Heartbeat
 from admin_server.superlink import Superlink
+from admin_server.superlink_plan import SuperlinkPlan
 from admin_server.wanted import Wanted
 from db.errors import InvitationRefused, NodeExists
 from db.store import Store
@@ -53,11 +54,11 @@ class Nodes:
 
         Raises PublicKeyInvalid, SuperlinkNotRunning, SuperlinkUnreachable, NodeEnrolled, InvitationUnknown, -Used, -Expired.
         """
+        made, key = self._superlink.plan, _pem(request.public_key)
         # A caller that hangs up must not leave half of it.
-        return await asyncio.shield(asyncio.create_task(self._enrol(secret, request, _pem(request.public_key))))
+        return await asyncio.shield(asyncio.create_task(self._enrol(made, secret, request, key)))
 
-    async def _enrol(self, secret: str, request: Enrolment, key: bytes) -> dict[str, Any]:
-        made = self._superlink.plan
+    async def _enrol(self, made: SuperlinkPlan, secret: str, request: Enrolment, key: bytes) -> dict[str, Any]:
         token = new_token()
         with _refusals(request.external_id):
             await self._store.check_invitation(sha256_of(secret), request.external_id)
