@@ -29,7 +29,7 @@ async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
     await kept.stop()
 
 
-async def run_again(kept: Kept, seconds: float = 10) -> None:
+async def run_again(kept: Kept, seconds: float = 30) -> None:
     for _ in range(int(seconds * 20)):
         if await kept.look():
             return

@@ -22,7 +22,7 @@ def taken_port(settings: Settings) -> Iterator[int]:
 
 
 async def at_rest(server: Server) -> dict[str, Any]:
-    for _ in range(600):
+    for _ in range(2000):
         view: dict[str, Any] = (await server.admin.get("/superlink")).json()
         if view["state"] not in ("starting", "stopping"):
             return view

@@ -38,7 +38,7 @@ QUICK = Patience(
 )
 
 
-async def eventually(holds: Callable[[], Any], within_s: float = 10) -> Any:
+async def eventually(holds: Callable[[], Any], within_s: float = 30) -> Any:
     """Wait until something is so, and give it; fails when it is not in time."""
     deadline = time.monotonic() + within_s
     while not (found := holds()):
@@ -73,7 +73,7 @@ class OpenSite:
         assert response.status_code == 202, response.text
         await self.running()
 
-    async def running(self, *, not_pid: int | None = None, within_s: float = 10) -> int:
+    async def running(self, *, not_pid: int | None = None, within_s: float = 30) -> int:
         """Wait until it runs and the coordinator could know; gives its pid."""
 
         def described() -> Any:
