@@ -94,7 +94,7 @@ def test_a_killed_server_app_fails_its_run_at_once_with_the_signal(stack: Stack,
     assert record is not None
     assert is_alive(record["pid"])
     os.kill(record["pid"], signal.SIGKILL)
-    run = stack.wait_end(running, 10)
+    run = stack.wait_end(running, 30)
     assert run["status"] == "failed"
     assert "SIGKILL" in run["cause"]["message"]
     assert run["cause"]["last_lines"]

@@ -23,8 +23,8 @@ def test_stop_ends_the_training_loop_on_every_node(stack: Stack, how: str) -> No
     wait_for("two ClientApps at work", lambda: len(client_apps(stack)) == 2, 40)
     running = client_apps(stack)
     stack.admin.post("/runs/stop")
-    assert stack.wait_end(run_id, 15)["status"] == "stopped"
-    wait_for("no ClientApp left", lambda: not any(is_alive(app["pid"]) for app in running), 10)
+    assert stack.wait_end(run_id, 40)["status"] == "stopped"
+    wait_for("no ClientApp left", lambda: not any(is_alive(app["pid"]) for app in running), 30)
     again = stack.wait_end(stack.start_run("trouble", num_rounds=1, min_available=2), 40)
     assert again["status"] == "completed"
     assert again["rounds_done"] == 1
@@ -34,7 +34,7 @@ def test_a_stopped_run_keeps_its_last_line(stack: Stack) -> None:
     run_id = stack.start_run("trouble", trouble="sleep", num_rounds=1)
     wait_for("a ClientApp at work", lambda: client_apps(stack), 40)
     stack.admin.post(f"/runs/{run_id}/stop")
-    stack.wait_end(run_id, 15)
+    stack.wait_end(run_id, 40)
     assert stack.journal(run_id)[-1] | {"seq": 0, "at": "", "attempt": ""} == {
         "seq": 0, "at": "", "attempt": "", "kind": "run.closed", "status": "stopped", "last_round": 0, "cause": None,
     }  # fmt: skip
