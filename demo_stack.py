@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -74,12 +75,16 @@ class Rest:
         except httpx.TransportError:
             return False
 
+    def plainly(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """Ask once. Raises OSError for the token's file, httpx.TransportError."""
+        token = self.token_file.read_text().strip()
+        return self._client.request(method, path, headers={"Authorization": f"Bearer {token}"}, **content)
+
     def _ask(self, method: str, path: str, **content: Any) -> Any:
         if ending.is_set():
             raise Signalled(signalled_by)
         try:
-            token = self.token_file.read_text().strip()
-            answer = self._client.request(method, path, headers={"Authorization": f"Bearer {token}"}, **content)
+            answer = self.plainly(method, path, **content)
         except OSError as error:
             raise Trouble(f"cannot read the token of the {self.name}: {error}") from error
         except httpx.TransportError as error:
@@ -191,8 +196,15 @@ class Stack:
             )
         self._children[server.name] = (child, log)
 
+    def _end_run(self) -> None:
+        """Ask for the end of a run that is at work, so that it is recorded as stopped and no site is blamed."""
+        if self.admin.name in self._children:
+            with suppress(httpx.HTTPError, OSError):
+                self.admin.plainly("POST", "/runs/stop", json={})
+
     def _stop(self) -> None:
         """TERM the sites, then the admin server, and give each time; KILL whatever then remains of us below our folder."""
+        self._end_run()
         admin = self._children.pop(self.admin.name, None)
         for batch in ([child for child, _ in self._children.values()], [admin[0]] if admin else []):
             for child in batch:

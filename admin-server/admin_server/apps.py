@@ -73,8 +73,8 @@ class Apps:
         return path
 
     def _folder(self, app: str) -> Path:
-        if "\0" in app:
-            raise AppInvalid("The name of an app has no NUL in it.", app=app)
+        if not app.isprintable() or any(len(part.encode()) > 255 for part in app.split("/")) or len(app) > 1000:
+            raise AppInvalid("An app is named by a folder below APPS_DIR; this cannot be a folder's name.", app=app[:100])
         root = self._apps_dir.resolve()
         folder = (root / app).resolve()
         if Path(app).is_absolute() or not folder.is_relative_to(root) or folder == root:

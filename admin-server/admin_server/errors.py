@@ -9,7 +9,7 @@ Unauthorized 401      InvitationUnknown
 Forbidden 403         OtherNode
 Gone 410              InvitationExpired
 BadGateway 502        FlowerRefused
-Unavailable 503       DatabaseAway, ReadOnly
+Unavailable 503       DatabaseAway, ReadOnly, RunsUnwritable
 """
 
 from control_plane.errors import BadGateway, Conflict, Forbidden, Gone, Invalid, NotFound, Unauthorized, Unavailable
@@ -195,6 +195,13 @@ class DatabaseAway(Unavailable):
 
     title = "Database away"
     slug = "database-away"
+
+
+class RunsUnwritable(Unavailable):
+    """The folder of run directories cannot be written to, so no ServerApp could be started."""
+
+    title = "Run directories unwritable"
+    slug = "runs-unwritable"
 
 
 class ReadOnly(Unavailable):

@@ -110,10 +110,10 @@ class Nodes:
     async def remove(self, node_id: str) -> dict[str, Any]:
         """Take a node out for good: its tokens end, the SuperLink forgets its key's id. Raises NodeNotFound."""
         row = await self.one(node_id)
-        removed = await self._store.remove_node(node_id)
+        removed = await self._store.remove_node(row["id"])
         if removed is None:
             raise NodeNotFound(f"Node {node_id} has been removed already.", node_id=node_id)
-        self._wanted.remove(node_id)
+        self._wanted.remove(row["id"])
         if row["flower_node_id"] is not None:
             self._lost_nodes.dead(row["flower_node_id"], "it was removed from the project")
             try:

@@ -133,5 +133,5 @@ def from_text(text: str) -> dict[str, Any]:
         raise RunConfigInvalid(f"--run-config must be key=value pairs; cannot read {left or text!r}.", key=None)
     try:
         return flatten(tomllib.loads("\n".join(f"{key} = {value}" for key, value in pairs)))
-    except tomllib.TOMLDecodeError as refused:
+    except (ValueError, RecursionError) as refused:
         raise RunConfigInvalid(f"--run-config must be TOML values, text in quotes: {refused}.", key=None) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from admin_server.errors import (
     RunEnded,
     RunNotFound,
     RunNotSteerable,
+    RunsUnwritable,
     SuperlinkUnreachable,
 )
 from admin_server.flower import Flower
@@ -53,11 +55,13 @@ class Runs:
     async def start(self, request: RunStart) -> dict[str, Any]:
         """Check everything, write the intent, start the run; give its row.
 
-        Raises SuperlinkNotRunning, SuperlinkUnreachable, AppNotFound, AppInvalid, RunConfigInvalid, ArgumentRefused, ActiveRun.
+        Raises SuperlinkNotRunning, SuperlinkUnreachable, AppNotFound, AppInvalid, RunConfigInvalid, ArgumentRefused,
+        RunsUnwritable, ActiveRun.
         """
         given = {**self._arguments(request.extra_args), **request.run_config}
         fab = await self._apps.fab(request.app)
         config = check(fab.declared, fab.limits, given)
+        self._see_writable()
         flower = self._superlink.flower
         federation = await self._federation(flower, request.federation_name)  # also: does anybody answer, before there is a row?
         try:
@@ -87,6 +91,15 @@ class Runs:
                 raise
             await self._watches.begin_attempt(run, flower_run_id, series_id)
         return await self.one(run["id"])
+
+    def _see_writable(self) -> None:
+        try:
+            self._runs_dir.mkdir(mode=0o700, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._runs_dir) as file:
+                file.write(b"room")
+        except OSError as error:
+            told = f"{self._runs_dir} cannot be written to ({error.strerror}): mend that, then start the run again."
+            raise RunsUnwritable(told, path=str(self._runs_dir)) from None
 
     async def _federation(self, flower: Flower, name: str | None) -> str:
         """Give the federation to start in, "" for the SuperLink's default. Raises FederationUnknown."""

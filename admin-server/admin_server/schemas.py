@@ -96,7 +96,9 @@ class InvitationMade(BaseModel):
 
 
 class Enrolment(Body):
-    external_id: Name
+    external_id: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="The site's own name for its node: letters, digits, . _ -"
+    )
     display_name: Name
     public_key: str = Field(max_length=1000, description="OpenSSH line of the node's elliptic-curve key.")
     superlink_host: str | None = Field(

@@ -3,9 +3,10 @@
 import contextlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_atomic(path: Path, data: bytes | str, mode: int = 0o600) -> None:
@@ -41,14 +42,30 @@ def write_json(path: Path, value: Any, mode: int = 0o600) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """Read a JSON file; None when it is absent.
+    """Read a JSON file; None when it is absent or no plain file.
 
     Raises ValueError when the content is not JSON: what write_atomic wrote is never half a file.
     """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    file = open_plain(path)
+    if file is None:
         return None
+    with file:
+        return json.loads(file.read())
+
+
+def open_plain(path: Path) -> BinaryIO | None:
+    """Open a file for reading without ever waiting; None when it is absent, a folder, a FIFO or a device.
+
+    A child could have put such a thing in the place of a file that it writes. Raises PermissionError.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    return None
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,8 +3,11 @@
 import codecs
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+from control_plane.files import open_plain
 
 LINE_LIMIT_BYTES = 65_536
 _CHUNK_BYTES = 262_144
@@ -36,9 +39,8 @@ class Tail:
 
     def read(self, max_lines: int = 1000) -> list[Line]:
         """Give the next complete lines, at most max_lines; none when there is nothing new or no file."""
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
+        file = open_plain(self.path)
+        if file is None:
             return []
         lines: list[Line] = []
         with file:
@@ -69,13 +71,13 @@ def last_lines(path: Path, n: int = 20, since_offset: int = 0) -> list[str]:
     since_offset: leaves out what came before, unless the file has become shorter than that. Looks at the last 256 KiB
     only; each line is cut at 2000 characters, since it travels in errors and rows.
     """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _CHUNK_BYTES, since_offset if since_offset <= size else 0))
-            raw = file.read(_CHUNK_BYTES)
-    except FileNotFoundError:
+    file = open_plain(path)
+    if file is None:
         return []
+    with file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _CHUNK_BYTES, since_offset if since_offset <= size else 0))
+        raw = file.read(_CHUNK_BYTES)
     return [_text(line)[:2000] for line in raw.rstrip(b"\r\n").split(b"\n")[-n:]] if raw.strip() else []
 
 
@@ -86,9 +88,10 @@ def rotate_in_place(path: Path, max_bytes: int) -> bool:
     microseconds for a log, so never do this to a journal.
     """
     try:
-        if path.stat().st_size <= max_bytes:
-            return False
+        found = path.lstat()
     except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(found.st_mode) or found.st_size <= max_bytes:
         return False
     shutil.copyfile(path, path.with_name(path.name + ".1"))
     os.truncate(path, 0)

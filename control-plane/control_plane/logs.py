@@ -20,9 +20,8 @@ _SECRETS = (
     (re.compile(r"\bespalier1\.[\w\-=]+"), "espalier1.***"),
     (re.compile(r"(\w://[^\s:/@]*):[^\s@/]+@"), r"\1:***@"),
     (
-        re.compile(
-            r"(?i)([\w-]*(?:token|secret|password|passwd|api[_-]?key|invitation)[\"']?\s*[=:]\s*[\"']?)[^\s\"',&;}\])]{6,}"
-        ),
+        # Begins with the word itself: with what may stand before it, a long word would be read once for each of its letters.
+        re.compile(r"(?i)((?:token|secret|password|passwd|api[_-]?key|invitation)[\"']?\s*[=:]\s*[\"']?)[^\s\"',&;}\])]{6,}"),
         r"\1***",
     ),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), "*** private key ***"),
@@ -68,5 +67,5 @@ def redact(text: str) -> str:
 
 
 def _value(value: object) -> str:
-    text = redact(value if isinstance(value, str) else str(value))
+    text = redact(value if isinstance(value, str) else str(value)).encode(errors="backslashreplace").decode()
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """Failures as application/problem+json (RFC 9457)."""
 
+import json
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -77,9 +78,16 @@ def _of_the_unexpected(error: Exception, path: str) -> Response:
     return problem(EspalierError("Something went wrong on the server; its log has the details under this request_id."), path)
 
 
+class _Problem(JSONResponse):
+    """JSON in ASCII: a fact may repeat what was sent, halves of surrogate pairs too, which no UTF-8 can hold."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode("ascii")
+
+
 def _response(status: int, kind: str, title: str, detail: str, path: str, facts: Mapping[str, Any]) -> JSONResponse:
     content = {"type": kind, "title": title, "status": status, "detail": detail, "instance": path}
-    return JSONResponse(
+    return _Problem(
         jsonable_encoder({**content, "request_id": request_id.get(), **facts}),
         status_code=status,
         media_type="application/problem+json",

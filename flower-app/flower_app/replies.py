@@ -18,6 +18,7 @@ ARRAYS, METRICS, FACTS, TIMINGS, CONFIG = "arrays", "metrics", "facts", "timings
 
 NUM_EXAMPLES = "num-examples"
 NAME_LIMIT, FACTS_LIMIT, METRICS_LIMIT = 200, 50, 200
+EXAMPLES_LIMIT, METRIC_LIMIT = 10**12, 1e100  # so that no sum over nodes leaves int64 or float64
 
 
 class Refused(ValueError):
@@ -79,16 +80,16 @@ def _counted(record: MetricRecord) -> tuple[int, Metrics]:
     count = record.get(NUM_EXAMPLES)
     if isinstance(count, float) and count.is_integer():
         count = int(count)
-    if not isinstance(count, int) or count < 1:
-        raise Refused(f"{NUM_EXAMPLES} needs to be a whole number of at least 1, is {count!r}")
+    if not isinstance(count, int) or not 1 <= count <= EXAMPLES_LIMIT:
+        raise Refused(f"{NUM_EXAMPLES} needs to be a whole number from 1 to {EXAMPLES_LIMIT}, is {count!r}")
     if len(record) > METRICS_LIMIT:
         raise Refused(f"it has {len(record)} metrics, more than {METRICS_LIMIT}")
     metrics: Metrics = {}
     for name, value in record.items():
         if name == NUM_EXAMPLES:
             continue
-        if isinstance(value, list) or not math.isfinite(value):
-            raise Refused(f"metric {name} is not one finite number: {value!r}"[:NAME_LIMIT])
+        if isinstance(value, list) or not abs(value) <= METRIC_LIMIT:
+            raise Refused(f"metric {name} is not one finite number of at most {METRIC_LIMIT:g}: {value!r}"[:NAME_LIMIT])
         metrics[cleaned(name, NAME_LIMIT)] = value
     return count, metrics
 

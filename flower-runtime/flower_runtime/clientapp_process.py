@@ -70,8 +70,11 @@ class ClientAppProcess:
         kill_group(self.pid)
         if isinstance(self._process, WarmProcess):
             self._process.release()
-        (self.folder / "token").unlink(missing_ok=True)
-        write_exit(self.folder / "exit.json", code, self.last_lines())
+        try:
+            (self.folder / "token").unlink(missing_ok=True)
+            write_exit(self.folder / "exit.json", code, self.last_lines())
+        except OSError as error:  # the folder is the ClientApp's own to spoil
+            print(f"how ClientApp pid {self.pid} ended is not on disk: {error}", flush=True)
         return code
 
     def last_lines(self) -> list[str]:

@@ -12,6 +12,7 @@ from flower_runtime.clientapp_process import ClientAppProcess
 from flower_runtime.environment import child_environment
 from flower_runtime.folders import remove_old_folders
 from flower_runtime.handover import ClientAppTask, Handover
+from flower_runtime.orphans import kill_orphans
 from flower_runtime.wanted import WantedFile
 from flower_runtime.warm import WarmServer
 
@@ -153,9 +154,17 @@ class ClientApps:
             seconds=process.seconds,
         )
         print(f"[RUN {task.run_id}] ClientApp pid {process.pid} ended after {process.seconds:.1f} s: {how}", flush=True)
-        if not self._live and not self._closing.is_set():
-            self._warm.learn(process.folder)
+        if not self._live:
+            self._end_orphans(process)
+            if not self._closing.is_set():
+                self._warm.learn(process.folder)
         remove_old_folders(self._settings.clientapps_dir, _FOLDERS_KEPT, {each.folder for each in self._live})
+
+    def _end_orphans(self, process: ClientAppProcess) -> None:
+        """Kill what the ClientApp started and left outside its group."""
+        killed = kill_orphans([pid for pid in [self._warm.pid] if pid is not None])
+        if killed:
+            print(f"[RUN {process.task.run_id}] ClientApp pid {process.pid} left processes, killed: {killed}", flush=True)
 
     def _subject(self) -> str:
         return f"ClientApp of {self._settings.node_name}" if self._settings.node_name else "ClientApp"

@@ -18,9 +18,12 @@ def end_leftovers(settings: NodeSettings) -> None:
         if record is None or (folder / "exit.json").exists():
             continue
         _kill(record)
-        (folder / "token").unlink(missing_ok=True)
         lines = last_lines(folder / "output.log")
-        write_exit(folder / "exit.json", None, lines)
+        try:
+            (folder / "token").unlink(missing_ok=True)
+            write_exit(folder / "exit.json", None, lines)
+        except OSError as error:  # the folder was its ClientApp's own to spoil
+            print(f"{folder} is left as it is: {error}", flush=True)
         activity.note(
             "clientapp.died",
             flower_run_id=folder.parent.name,

@@ -12,6 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flower_runtime.plain_file import open_plain
+
+_MOST_BYTES = 8 * 2**20
+
 
 def now_text() -> str:
     """Say the time as RFC 3339 in UTC, with milliseconds."""
@@ -30,10 +34,15 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Give the document in a file, or None where there is no file or no JSON in it."""
+    """Give the document in a file of at most 8 MiB, or None where there is no such file or no JSON in it."""
+    file = open_plain(path)
+    if file is None:
+        return None
+    with file:
+        text = file.read(_MOST_BYTES + 1)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return json.loads(text) if len(text) <= _MOST_BYTES else None
+    except (ValueError, RecursionError):
         return None
 
 

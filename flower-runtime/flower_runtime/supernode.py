@@ -22,6 +22,7 @@ from flower_runtime.clientapps import RESTART_ME, ClientApps, NodeSettings
 from flower_runtime.environment import QUIET
 from flower_runtime.handover import Handover
 from flower_runtime.leftovers import end_leftovers
+from flower_runtime.orphans import adopt_orphans
 from flower_runtime.patch import original
 from flower_runtime.pins import PINS
 from flower_runtime.secretfile import write_secret
@@ -62,6 +63,7 @@ def main() -> None:
         print(f"this Flower is not the one we watch ({'; '.join(changed)}): starting flower-supernode as stock", flush=True)
         stock.become("flower-supernode", [*flowers, "--isolation", "subprocess"], settings.clientapp_environment())
 
+    adopt_orphans()
     end_leftovers(settings)
     handover = Handover()
     handover.install()

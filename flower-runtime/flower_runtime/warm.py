@@ -70,6 +70,11 @@ class WarmServer:
                 self._give_up(f"it cannot be started: {error}")
 
     @property
+    def pid(self) -> int | None:
+        """Its pid; None before its first start."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def is_warming(self) -> bool:
         """Is it about to be ready? Then it is worth waiting for: a new Python would import the same."""
         if self._socket is not None and not self._is_ready:
@@ -206,9 +211,5 @@ class WarmProcess:
 
 def _names(path: Path) -> list[str]:
     """Read a list of modules; one that a ClientApp has garbled is empty."""
-    try:
-        told = read_json(path)
-    except (OSError, RecursionError) as error:
-        print(f"{path} is not read: {error!r:.200}", flush=True)
-        return []
+    told = read_json(path)
     return told if isinstance(told, list) and all(isinstance(name, str) for name in told) else []

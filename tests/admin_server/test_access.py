@@ -90,3 +90,15 @@ async def test_a_body_that_is_too_large_is_refused_unread(server: Server) -> Non
 async def test_secrets_are_files_for_their_owner_alone(server: Server) -> None:
     assert (server.home / "admin.token").stat().st_mode & 0o077 == 0
     assert server.home.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/runs?status=bogus", "/runs?origin=bogus", "/nodes?status=bogus", "/runs/1/updates?status=bogus"]
+)
+async def test_a_filter_that_nothing_could_pass_is_422(server: Server, path: str) -> None:
+    assert (await server.admin.get(path)).status_code == 422
+
+
+@pytest.mark.parametrize("number", ["9" * 30, "18446744073709551616", "\u00b2", "7"])
+async def test_an_id_that_no_run_could_have_is_not_found(server: Server, number: str) -> None:
+    assert (await server.admin.get(f"/runs/{number}")).status_code == 404

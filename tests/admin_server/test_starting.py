@@ -1,5 +1,6 @@
 """Bad input to a start is a precise problem, and nothing has happened."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ async def test_the_first_extra_argument_that_is_not_allowed_is_named(server: Ser
         (".", 422, "app-invalid"),
         ("empty", 422, "app-invalid"),
         ("", 422, "invalid"),
+        ("a" * 300, 422, "app-invalid"),
+        ("\x07", 422, "app-invalid"),
     ],
 )
 async def test_an_app_that_cannot_be_had_is_refused(
@@ -73,6 +76,30 @@ async def test_an_app_that_cannot_be_had_is_refused(
 ) -> None:
     (settings.apps_dir / "empty").mkdir()
     await refused(server, status, slug, app=app_name)
+
+
+ODD_BODIES: list[dict[str, Any]] = [
+    {"run_config": {"\ud800": 1}},
+    {"extra_args": ["--\ud800"]},
+    {"extra_args": ["--run-config", "num-rounds=" + "9" * 5000]},
+    {"extra_args": ["--run-config", "num-rounds=" + "[" * 5000]},
+]
+
+
+@pytest.mark.parametrize("body", ODD_BODIES)
+async def test_odd_text_is_refused_and_told_in_ascii(server: Server, app: Path, body: dict[str, Any]) -> None:
+    answer = await server.admin.post(
+        "/runs/start", content=json.dumps({"app": "small", **body}), headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 422, answer.text
+    assert answer.content.isascii()
+
+
+async def test_a_folder_of_runs_that_cannot_be_written_is_told_before_anything_starts(server: Server, app: Path) -> None:
+    (server.home / "runs").rmdir() if (server.home / "runs").is_dir() else None
+    (server.home / "runs").write_text("a file in its place")
+    problem = await refused(server, 503, "runs-unwritable", app="small")
+    assert problem["path"] == str(server.home / "runs")
 
 
 async def test_a_link_out_of_apps_dir_is_refused(server: Server, settings: Settings, tmp_path: Path) -> None:

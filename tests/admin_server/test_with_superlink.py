@@ -178,7 +178,7 @@ def test_a_site_enrols_once_with_its_invitation(real: Process) -> None:
     assert slug(enrol(again.secret, external_id="b")) == (410, "invitation-expired")
     states = [one["status"] for one in real.http.get("/nodes/invitations").json()["items"]]
     assert states == ["expired", "used"]
-    assert real.http.delete(f"/nodes/{node['node_id']}").status_code == 204
+    assert real.http.delete("/nodes/site-a").status_code == 204
     assert real.http.delete(f"/nodes/{node['node_id']}").status_code == 404
 
 

@@ -52,3 +52,9 @@ def test_json_comes_back_absent_is_none_and_damaged_raises(tmp_path: Path) -> No
         read_json(tmp_path / "a")
     with pytest.raises(ValueError, match="Out of range"):
         write_json(tmp_path / "a", float("nan"))
+
+
+def test_what_is_no_plain_file_is_no_json(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    assert [read_json(tmp_path / name) for name in ("fifo", "folder", "missing")] == [None] * 3

@@ -142,3 +142,12 @@ def test_rotation_in_place_leaves_the_writer_writing(tmp_path: Path) -> None:
     assert (tmp_path / "a.log.1").read_bytes() == b"old line\n"
     assert texts(tail.read()) == ["new"]
     assert not rotate_in_place(tmp_path / "absent.log", 0)
+
+
+def test_what_is_no_plain_file_has_no_lines(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    for name in ("fifo", "folder", "missing"):
+        assert Tail(tmp_path / name).read() == []
+        assert last_lines(tmp_path / name) == []
+        assert not rotate_in_place(tmp_path / name, 0)

@@ -75,3 +75,14 @@ def test_a_secret_is_never_written_wherever_it_stands(stream: io.StringIO, secre
 def test_ordinary_words_are_left_as_they_are() -> None:
     for text in ("this token is unknown or revoked", "http://127.0.0.1:8000/runs?after=12", "bearer of news", "tokens: 3"):
         assert logs.redact(text) == text
+
+
+def test_a_long_word_costs_no_more_than_its_length(stream: io.StringIO) -> None:
+    _log.info("GET /%s", "a-" * 200_000)  # with a pattern that is quadratic this takes an hour
+    assert "token" not in stream.getvalue()
+    assert logs.redact("x_token=s3cr3ts3cr3t") == "x_token=***"
+
+
+def test_half_of_a_surrogate_pair_is_written_as_its_escape(stream: io.StringIO) -> None:
+    _log.info("said %s", "\ud800")
+    assert "\\ud800" in stream.getvalue()

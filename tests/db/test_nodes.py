@@ -130,7 +130,7 @@ async def test_a_beat_brings_a_node_online_or_offline_and_tells_it_once(store: S
 
 
 async def test_a_malformed_time_of_a_node_is_no_time(store: Store, node: Row) -> None:
-    for value in ("yesterday", "2026-13-45T99:00:00Z", 7, None):
+    for value in ("yesterday", "2026-13-45T99:00:00Z", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", 7, None):
         assert (await store.beat(node["id"], {"supernode_state": "running", "reported_at": value}))["reported_at"] is None
 
 

@@ -60,15 +60,17 @@ def test_large_finite_numbers_are_no_infinity() -> None:
 @pytest.mark.parametrize(
     ("metrics", "reason"),
     [
-        ({}, "num-examples needs to be a whole number of at least 1, is None"),
-        ({"num-examples": 0}, "num-examples needs to be a whole number of at least 1, is 0"),
+        ({}, "num-examples needs to be a whole number from 1 to 1000000000000, is None"),
+        ({"num-examples": 0}, "num-examples needs to be a whole number from 1 to 1000000000000, is 0"),
+        ({"num-examples": 2**63 - 1}, "is 9223372036854775807"),
+        ({"num-examples": 1, "loss": 1.7e308}, "metric loss is not one finite number of at most 1e+100: 1.7e+308"),
         ({"num-examples": -3}, "is -3"),
         ({"num-examples": 2.5}, "is 2.5"),
         ({"num-examples": float("nan")}, "is nan"),
         ({"num-examples": [1, 2]}, "is [1, 2]"),
-        ({"num-examples": 1, "loss": float("nan")}, "metric loss is not one finite number: nan"),
+        ({"num-examples": 1, "loss": float("nan")}, "metric loss is not one finite number of at most 1e+100: nan"),
         ({"num-examples": 1} | {f"m{number}": 1.0 for number in range(200)}, "it has 201 metrics, more than 200"),
-        ({"num-examples": 1, "loss": [0.1]}, "metric loss is not one finite number: [0.1]"),
+        ({"num-examples": 1, "loss": [0.1]}, "metric loss is not one finite number of at most 1e+100: [0.1]"),
     ],
 )
 def test_metrics_that_cannot_be_counted_are_refused(metrics: Any, reason: str) -> None:

@@ -141,6 +141,17 @@ def test_stopping_a_run_ends_its_clientapps_and_frees_the_nodes(stack: Stack) ->
     assert stack.wait_end(stack.begin("echo")) == "completed"
 
 
+def test_a_clientapp_that_spoils_its_folder_and_leaves_a_daemon_harms_nobody_after_it(stack: Stack) -> None:
+    run = stack.begin("spoils")
+    assert stack.wait_end(run) == "completed"
+    assert [reply["error"]["reason"].splitlines()[0] for reply in stack.replies(run) if "site-a" in reply["error"]["reason"]] == [
+        "ClientApp of site-a: exit code 1"
+    ]
+    wait_for("the daemons are dead", lambda: not any(_is_alive(_helper(node.cache_dir)) for node in stack.nodes), 15)
+    assert stack.wait_end(again := stack.begin("echo")) == "completed"
+    assert [reply["error"] for reply in stack.replies(again)] == [None, None]
+
+
 def test_the_wanted_file_ends_clientapps_without_asking_superlink(stack: Stack) -> None:
     run = stack.begin("sleeps", wait=60.0)
     pids = [node.wait_clientapp(run)["pid"] for node in stack.nodes]

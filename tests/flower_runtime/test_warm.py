@@ -140,6 +140,16 @@ def test_it_imports_what_clientapps_needed_and_says_what_it_cannot(server: WarmS
     assert own_pid(tmp_path) == before, "it has all of these"
 
 
+def test_a_list_of_modules_that_is_no_file_changes_nothing(server: WarmServer, tmp_path: Path) -> None:
+    begin(server)
+    before = own_pid(tmp_path)
+    os.mkfifo(tmp_path / "modules.json")
+    server.learn(tmp_path)
+    (tmp_path / "modules.json").mkdir()
+    server.learn(tmp_path)
+    assert own_pid(tmp_path) == before
+
+
 @pytest.mark.parametrize("garbled", ["[[1]]", "[{}]", "{}", "[" * 200_000, "\x00", ""])
 def test_a_list_of_modules_that_a_clientapp_has_garbled_changes_nothing(server: WarmServer, tmp_path: Path, garbled: str) -> None:
     begin(server)

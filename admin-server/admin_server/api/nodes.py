@@ -1,6 +1,6 @@
 """Nodes, as the coordinator sees them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -31,6 +31,7 @@ from admin_server.errors import (
 )
 from admin_server.schemas import Enrolled, Enrolment, InvitationMade, InvitationRequest, Page, Row
 
+NodeStatus = Literal["enrolled", "online", "offline", "lost", "removed"]
 router = APIRouter(prefix="/nodes", tags=["nodes"])
 ENROLS = (InvitationUnknown, InvitationUsed, InvitationExpired, NodeEnrolled, PublicKeyInvalid, FlowerRefused)
 
@@ -74,7 +75,7 @@ async def every(
     state: ServerState,
     after: After = None,
     limit: Limit = 100,
-    status: Annotated[list[str] | None, Query()] = None,
+    status: Annotated[list[NodeStatus] | None, Query()] = None,
 ) -> Page:
     """List the coordinator and all sites, removed ones too."""
     return await page(store, "node_list", {"project_id": state.project["id"], "status": status}, after, limit)

@@ -16,6 +16,7 @@ from admin_server.schemas import Page
 
 router = APIRouter(prefix="/runs/{run_id}", tags=["runs"])
 Level = Literal["debug", "info", "warning", "error", "critical"]
+UpdateStatus = Literal["sent", "counted", "refused", "failed", "lost", "late"]
 Source = Literal["serverapp", "clientapp", "supernode", "superlink", "executor"]
 Follow = Annotated[bool, Query(description="Server-sent events, from `after` or Last-Event-ID on, until the run has ended.")]
 STREAM: dict[int | str, dict[str, Any]] = {
@@ -47,7 +48,7 @@ async def updates(
     limit: Limit = 100,
     round: int | None = None,
     node_id: str | None = None,
-    status: Annotated[list[str] | None, Query()] = None,
+    status: Annotated[list[UpdateStatus] | None, Query()] = None,
 ) -> Page:
     """List what became of each message to a node."""
     where = {"run_id": await runs.id_of(run_id), "round": round, "node_id": node_id, "status": status}

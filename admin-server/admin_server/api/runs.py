@@ -1,6 +1,6 @@
 """Runs: start, stop, pause, list, one."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 
@@ -19,11 +19,13 @@ from admin_server.errors import (
     RunEnded,
     RunNotFound,
     RunNotSteerable,
+    RunsUnwritable,
     SuperlinkNotRunning,
     SuperlinkUnreachable,
 )
 from admin_server.schemas import Page, Row, RunAccepted, RunStart, RunStop
 
+RunStatus = Literal["pending", "starting", "running", "paused", "stopping", "completed", "failed", "stopped"]
 router = APIRouter(prefix="/runs", tags=["runs"])
 STARTS = (
     SuperlinkNotRunning,
@@ -44,7 +46,7 @@ def accepted(run: dict[str, Any], response: Response, *, follow: bool = False) -
     return RunAccepted(id=run["id"], status=run["status"], location=location, follow=live)
 
 
-@router.post("/start", status_code=202, responses=problems(*STARTS, FlowerRefused))
+@router.post("/start", status_code=202, responses=problems(*STARTS, FlowerRefused, RunsUnwritable))
 async def start(
     admin: WritingAdmin, runs: TheRuns, audit: TheAudit, response: Response, request: RunStart | None = None
 ) -> RunAccepted:
@@ -102,8 +104,8 @@ async def every(
     state: ServerState,
     after: After = None,
     limit: Limit = 100,
-    status: Annotated[list[str] | None, Query(description="Only runs of these statuses.")] = None,
-    origin: Annotated[str | None, Query(description="rest or shell.")] = None,
+    status: Annotated[list[RunStatus] | None, Query(description="Only runs of these statuses.")] = None,
+    origin: Literal["rest", "shell"] | None = None,
 ) -> Page:
     """List runs, newest first."""
     where = {"project_id": state.project["id"], "status": status, "origin": origin}

@@ -28,6 +28,13 @@ def train(message: Message, context: Context) -> Message:
     if behaviour == "exit":
         print("last words", flush=True)
         os._exit(3)
+    if behaviour == "spoils":
+        here = pathlib.Path(os.readlink("/proc/self/fd/1")).parent
+        (here / "output.log").unlink()
+        (here / "output.log").mkdir()
+        os.mkfifo(here / "modules.json")
+        (cache / "helper.pid").write_text(str(subprocess.Popen(["sleep", "600"], start_new_session=True).pid))
+        os._exit(1)
     if behaviour == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "terminated":
