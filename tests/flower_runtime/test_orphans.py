@@ -7,7 +7,10 @@ DAEMON = """
 import os, subprocess, sys
 from flower_runtime.orphans import adopt_orphans, kill_orphans
 adopt_orphans()
-leaves = "import os, subprocess; os.setsid(); print(subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=-3).pid, flush=True)"
+leaves = (
+    "import os, subprocess; os.setsid(); "
+    "print(subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=subprocess.DEVNULL).pid, flush=True)"
+)
 ours = subprocess.Popen(["sleep", "600"])
 child = subprocess.Popen([sys.executable, "-c", leaves], stdout=subprocess.PIPE, text=True)
 orphan = int(child.communicate()[0])
