@@ -41,6 +41,7 @@ class RunConfig:
     batch_size: int = key(32, at_least=1)
     partitioner: str = key("dirichlet")
     dirichlet_alpha: float = key(0.3, above=0)
+    classes_per_site: int = key(2, at_least=1)
     eval_share: float = key(0.2, at_least=0, below=1)
     server_eval_every: int = key(1, at_least=0)
     checkpoint_every: int = key(0, at_least=0)
