@@ -39,6 +39,7 @@ class RunConfig:
     local_epochs: int = key(5, at_least=1)
     local_steps: int = key(0, at_least=0)
     batch_size: int = key(32, at_least=1)
+    hidden_size: int = key(32, at_least=0)
     partitioner: str = key("dirichlet")
     dirichlet_alpha: float = key(0.3, above=0)
     classes_per_site: int = key(2, at_least=1)

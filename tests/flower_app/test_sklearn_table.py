@@ -30,7 +30,7 @@ def test_nobody_can_change_the_table_that_others_read() -> None:
         load_table("breast_cancer.csv", np.float64, None, head_lines=1)[0, 0] = 1
 
 
-@pytest.mark.parametrize(("name", "count"), [("digits", 1797)])
+@pytest.mark.parametrize(("name", "count"), [("digits", 1797), ("tabular", 569)])
 def test_making_a_workload_does_not_import_torch_and_reading_its_data_not_sklearn(name: str, count: int) -> None:
     code = (
         "import sys, warnings; warnings.simplefilter('ignore')\n"

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from flower_app.config import RunConfig
 from flower_app.workloads.interface import Arrays, Metrics, TrainResult
 from flower_app.workloads.partition import Examples
+from flower_app.workloads.scores import scores_of
 
 MOMENTUM = 0.9
 
@@ -35,14 +36,12 @@ def train(model: torch.nn.Module, examples: Examples, config: RunConfig, setting
 
 
 def score(model: torch.nn.Module, examples: Examples) -> Metrics:
-    """Give loss and accuracy of at least one example."""
+    """Give the loss and what scores_of() says of at least one example."""
     model.eval()
     with torch.inference_mode():
-        logits, labels = model(torch.from_numpy(examples.x)), torch.from_numpy(examples.labels)
-        return {
-            "loss": float(cross_entropy(logits, labels)),
-            "accuracy": float((logits.argmax(1) == labels).double().mean()),
-        }
+        logits = model(torch.from_numpy(examples.x))
+        loss = float(cross_entropy(logits, torch.from_numpy(examples.labels)))
+    return {"loss": loss, **scores_of(logits.numpy(), examples.labels)}
 
 
 def batches(count: int, config: RunConfig, seed: int) -> Iterator[torch.Tensor]:
