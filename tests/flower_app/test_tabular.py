@@ -79,9 +79,11 @@ def test_a_score_that_has_no_value_is_left_out() -> None:
     assert scores_of(np.eye(3, dtype=np.float32), np.arange(3)) == {"accuracy": 1.0}
 
 
-@pytest.mark.parametrize("config", [{}, {"hidden_size": 0}], ids=lambda config: str(config))
+@pytest.mark.parametrize(
+    "config", [{}, {"hidden_size": 0}, {"strategy": "fedprox"}, {"strategy": "fedadam"}], ids=lambda config: str(config)
+)
 def test_ten_rounds_over_three_uneven_sites_reach_0_93(make_federation: MakeFederation, config: dict[str, Any]) -> None:
-    """Dirichlet(0.3), seed 42 ends at 0.956 and 0.982; seeds 0 to 4 end between 0.956 and 1."""
+    """Dirichlet(0.3), seed 42 ends between 0.956 and 0.982; seeds 0 to 4 end between 0.947 and 1."""
     federation = make_federation(workload="tabular", num_rounds=10, **config)
     federation.run()
     last = federation.journal("round.closed")[-1]["server_metrics"]
