@@ -39,14 +39,15 @@ class WeightedMean:
 
     def arrays(self) -> Arrays:
         """Give the mean in the model's own dtypes; whole numbers are rounded. At least one update was added."""
-        return {name: _cast(total / self.num_examples, self._dtypes[name]) for name, total in self._sums.items()}
+        return {name: in_dtype(total / self.num_examples, self._dtypes[name]) for name, total in self._sums.items()}
 
     def metrics(self) -> Metrics:
         """Give each metric's mean over the nodes that sent it."""
         return {name: summed / weight for name, (summed, weight) in self._metrics.items()}
 
 
-def _cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def in_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Convert, rounding where dtype holds whole numbers; no copy where nothing changes."""
     if dtype.kind in "iub":
         values = np.rint(values)
     return np.asarray(values).astype(dtype, copy=False)

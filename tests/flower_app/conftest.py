@@ -3,7 +3,7 @@
 import copy
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 from flower_app.attempt import conduct
 from flower_app.client_app import app as client_app
 from flower_app.journal import read_journal
+from flower_app.workloads.interface import NodeEnv
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
@@ -174,6 +175,7 @@ class Federation:
 
 
 MakeFederation = Callable[..., Federation]
+MakeEnv = Callable[..., NodeEnv]
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +200,30 @@ def no_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def real_chart() -> None:
     """Ask for the real chart."""
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread, which gives the same bits on any machine and leaves the others their cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_env() -> MakeEnv:
+    """Make the surroundings of a workload at one of three sites."""
+
+    def make(partition_id: int = 0, **values: Any) -> NodeEnv:
+        defaults = {
+            "node_name": "a", "num_partitions": 3, "round": 1, "seed": 5, "threads": 1, "device": "cpu", "cache_dir": None,
+        }  # fmt: skip
+        return NodeEnv(**{"partition_id": partition_id, **defaults, **values})
+
+    return make
 
 
 @pytest.fixture

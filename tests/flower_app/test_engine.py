@@ -269,7 +269,7 @@ def test_a_wrong_run_config_fails_the_run_with_the_key(make_federation: MakeFede
 
 
 def test_an_unknown_strategy_or_workload_lists_the_choices(make_federation: MakeFederation) -> None:
-    with pytest.raises(ValueError, match='strategy "fedsgd" is unknown; choose one of fedavg'):
+    with pytest.raises(ValueError, match='strategy "fedsgd" is unknown; choose one of fedadam, fedavg, fedprox'):
         make_federation("one", strategy="fedsgd").run()
     with pytest.raises(ValueError, match=r'workload "mnist" is unknown; choose one of .*digits'):
         make_federation("two", workload="mnist").run()

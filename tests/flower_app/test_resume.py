@@ -62,13 +62,14 @@ def test_the_next_attempt_goes_on_after_the_last_committed_round(make_federation
     assert [entry["round"] for entry in federation.read("history.json")] == [1, 2, 3, 4, 5]
 
 
-def test_a_run_killed_at_any_write_ends_as_an_undisturbed_one(make_federation: MakeFederation) -> None:
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_a_run_killed_at_any_write_ends_as_an_undisturbed_one(make_federation: MakeFederation, strategy: str) -> None:
     """Each step of a run of two rounds that touches the disk, one after the other."""
-    undisturbed = make_federation("undisturbed", num_rounds=2, checkpoint_every=1)
+    undisturbed = make_federation("undisturbed", num_rounds=2, checkpoint_every=1, strategy=strategy)
     undisturbed.run()
     steps = 0
     for step in range(1, 200):
-        federation = make_federation(f"killed at {step}", num_rounds=2, checkpoint_every=1)
+        federation = make_federation(f"killed at {step}", num_rounds=2, checkpoint_every=1, strategy=strategy)
         with killed_at(step) as done:
             try:
                 federation.run(attempt=1)

@@ -12,7 +12,7 @@ from flower_app.config import ConfigError, RunConfig
 from flower_app.workloads.interface import Workload
 
 GROUP = "espalier.workloads"
-BUILT_IN = {"digits": "flower_app.workloads.digits:Digits"}
+BUILT_IN = {"digits": "flower_app.workloads.digits:Digits", "tabular": "flower_app.workloads.tabular:Tabular"}
 
 
 def make_workload(config: RunConfig) -> Workload:

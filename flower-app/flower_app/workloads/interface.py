@@ -12,7 +12,7 @@ Arrays = dict[str, NDArray[Any]]
 """A model by name, in order; float32 on the wire as a rule. Keys, shapes and dtypes never change in a run."""
 
 Metrics = dict[str, float]
-"""Finite numbers; accuracies 0..1, losses in nats, `_s` seconds, `_bytes` bytes. The same keys from every node."""
+"""Finite numbers; accuracies 0..1, losses in nats, `_s` seconds, `_bytes` bytes. What has no value at a site is left out."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ class Workload(Protocol):
         ...
 
     def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
-        """Train on this node's part of the data; settings is what the strategy sent (`server-round`, …)."""
+        """Train on this node's part of the data.
+
+        settings: what the strategy sent: `server-round`, and under fedprox `proximal-mu`, which training has to obey.
+        """
         ...
 
     def evaluate(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> EvalResult:

@@ -1,48 +1,75 @@
-"""Splitting labelled data: between sites, and into a part for training and one held back."""
+"""Splitting labelled examples: between sites, and into a part for training and one held back."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_app.config import ConfigError
+from flower_app.config import ConfigError, RunConfig
 
 Indices = NDArray[np.int64]
+Labels = NDArray[np.int64]
+Random = np.random.Generator
 MIN_PARTITION_SIZE = 10
-DRAWS = 1000
+NATURAL = "natural"
 
 
-def check_partitioner(how: str) -> None:
-    """Raise ConfigError for a partitioner that there is not."""
+@dataclass(frozen=True)
+class Examples:
+    """Labelled examples; groups, where the data have them, name whom each comes from (clinic, author, device).
+
+    x: float32 (examples, ...). labels: int64 (examples,). groups: any dtype that sorts, (examples,).
+    """
+
+    x: NDArray[np.float32]
+    labels: Labels
+    groups: NDArray[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, indices: Indices) -> "Examples":
+        """Give some of them, in that order."""
+        return Examples(self.x[indices], self.labels[indices], None if self.groups is None else self.groups[indices])
+
+
+def check_partitioner(how: str, workload: str, no_natural_key: str | None) -> None:
+    """Raise ConfigError for a partitioner that there is not, or that a workload's data have no natural key for.
+
+    no_natural_key: why they have none, as one clause.
+    """
     if how not in PARTITIONERS:
         raise ConfigError(f'partitioner "{how}" is unknown; choose one of {", ".join(sorted(PARTITIONERS))}')
+    if how == NATURAL and no_natural_key:
+        raise ConfigError(f'partitioner "{how}" needs a natural key, and the data of {workload} have none: {no_natural_key}')
 
 
-def partition(
-    labels: NDArray[Any], num_partitions: int, how: str, *, alpha: float, seed: int, min_size: int = MIN_PARTITION_SIZE
-) -> list[Indices]:
-    """Deal the examples out to num_partitions sites, each with at least min_size of them.
+def partition(examples: Examples, num_partitions: int, config: RunConfig, seed: int) -> list[Indices]:
+    """Deal all examples out to num_partitions sites as `partitioner` says, each with at least MIN_PARTITION_SIZE of them.
 
-    how: "iid" deals evenly; "dirichlet" draws each class's shares from Dirichlet(alpha), so that a small alpha
-    gives each site few classes. Every node computes the same answer from the same seed.
+    iid: evenly. dirichlet: each class's shares are drawn from Dirichlet(dirichlet-alpha), so that a small one gives each
+    site few classes. pathological: each site has classes-per-site classes. natural: whole groups, the largest first,
+    each to the site that has least. Every node computes the same answer from the same seed.
     Raises ConfigError naming the key.
     """
-    check_partitioner(how)
-    if len(labels) < num_partitions * min_size:
-        raise ConfigError(f"num-partitions {num_partitions} is too many: {len(labels)} examples, at least {min_size} a site")
+    if len(examples) < num_partitions * MIN_PARTITION_SIZE:
+        least = f"{len(examples)} examples, at least {MIN_PARTITION_SIZE} a site"
+        raise ConfigError(f"num-partitions {num_partitions} is too many: {least}")
     random = np.random.default_rng(seed)
-    for _ in range(DRAWS):
-        parts = PARTITIONERS[how](labels, num_partitions, alpha, random)
-        if min(map(len, parts)) >= min_size:
+    partitioner = PARTITIONERS[config.partitioner]
+    for _ in range(partitioner.draws):
+        parts = partitioner.deal(examples, num_partitions, config, random)
+        if min(map(len, parts)) >= MIN_PARTITION_SIZE:
             return parts
     raise ConfigError(
-        f"dirichlet-alpha {alpha:g} is too small: {DRAWS} draws gave no split with at least {min_size} examples "
+        f"{partitioner.key} {config.values[partitioner.key]} gives no split with at least {MIN_PARTITION_SIZE} examples "
         f"for each of {num_partitions} sites"
     )
 
 
-def stratified_split(labels: NDArray[Any], share: float, seed: int) -> tuple[Indices, Indices]:
+def stratified_split(labels: Labels, share: float, seed: int) -> tuple[Indices, Indices]:
     """Split into (kept, held back): about `share` of each class is held back, one example of a class always stays."""
     random = np.random.default_rng(seed)
     held: list[Indices] = []
@@ -53,22 +80,69 @@ def stratified_split(labels: NDArray[Any], share: float, seed: int) -> tuple[Ind
     return np.setdiff1d(np.arange(len(labels)), back), back
 
 
-def _dirichlet(labels: NDArray[Any], num_partitions: int, alpha: float, random: np.random.Generator) -> list[Indices]:
+def _iid(examples: Examples, num_partitions: int, config: RunConfig, random: Random) -> list[Indices]:
+    return [np.sort(part) for part in np.array_split(random.permutation(len(examples)), num_partitions)]
+
+
+def _dirichlet(examples: Examples, num_partitions: int, config: RunConfig, random: Random) -> list[Indices]:
     parts: list[list[Indices]] = [[] for _ in range(num_partitions)]
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
-        shares = random.dirichlet(np.full(num_partitions, alpha))
+    for label in np.unique(examples.labels):
+        members = random.permutation(np.flatnonzero(examples.labels == label))
+        shares = random.dirichlet(np.full(num_partitions, config.dirichlet_alpha))
         cuts = np.round(np.cumsum(shares)[:-1] * len(members)).astype(int)
         for part, chunk in zip(parts, np.split(members, cuts), strict=True):
             part.append(chunk)
     return [np.sort(np.concatenate(part)) for part in parts]
 
 
-def _iid(labels: NDArray[Any], num_partitions: int, alpha: float, random: np.random.Generator) -> list[Indices]:
-    return [np.sort(part) for part in np.array_split(random.permutation(len(labels)), num_partitions)]
+def _pathological(examples: Examples, num_partitions: int, config: RunConfig, random: Random) -> list[Indices]:
+    """Deal the classes round in one random order, then each class evenly to the sites that have it."""
+    classes, count = random.permutation(np.unique(examples.labels)), config.classes_per_site
+    if count > len(classes):
+        raise ConfigError(f"classes-per-site {count} is too many: there are {len(classes)} classes")
+    if num_partitions * count < len(classes):
+        needed = -(-len(classes) // num_partitions)
+        raise ConfigError(
+            f"classes-per-site {count} is too few: {num_partitions} sites need {needed} each to hold all {len(classes)} classes"
+        )
+    parts: list[list[Indices]] = [[] for _ in range(num_partitions)]
+    places = np.arange(num_partitions * count)
+    for place, label in enumerate(classes):
+        members = random.permutation(np.flatnonzero(examples.labels == label))
+        sites = places[place :: len(classes)] // count
+        for site, chunk in zip(sites, np.array_split(members, len(sites)), strict=True):
+            parts[site].append(chunk)
+    return [np.sort(np.concatenate(part)) for part in parts]
 
 
-PARTITIONERS: dict[str, Callable[[NDArray[Any], int, float, np.random.Generator], list[Indices]]] = {
-    "iid": _iid,
-    "dirichlet": _dirichlet,
+def _natural(examples: Examples, num_partitions: int, config: RunConfig, random: Random) -> list[Indices]:
+    if examples.groups is None:
+        raise ConfigError(f'partitioner "{NATURAL}" needs a natural key, and these data have none: they come without groups')
+    _, group_of, sizes = np.unique(examples.groups, return_inverse=True, return_counts=True)
+    if len(sizes) < num_partitions:
+        raise ConfigError(
+            f'num-partitions {num_partitions} is too many for partitioner "{NATURAL}": there are {len(sizes)} groups'
+        )
+    loads = np.zeros(num_partitions, np.int64)
+    site_of = np.zeros(len(sizes), np.int64)
+    for group in np.argsort(-sizes, kind="stable"):
+        site_of[group] = loads.argmin()
+        loads[site_of[group]] += sizes[group]
+    return [np.flatnonzero(site_of[group_of] == site) for site in range(num_partitions)]
+
+
+@dataclass(frozen=True)
+class Partitioner:
+    """One way to deal; key: what to change in the run config where none of so many draws gives each site enough."""
+
+    deal: Callable[[Examples, int, RunConfig, Random], list[Indices]]
+    key: str
+    draws: int
+
+
+PARTITIONERS = {
+    "iid": Partitioner(_iid, "num-partitions", draws=1),
+    "dirichlet": Partitioner(_dirichlet, "dirichlet-alpha", draws=1000),
+    "pathological": Partitioner(_pathological, "classes-per-site", draws=1000),
+    NATURAL: Partitioner(_natural, "partitioner", draws=1),
 }
