@@ -51,15 +51,18 @@ def latest_version() -> str:
     return migrations()[-1].version
 
 
-async def apply(dsn: str, *, supabase: bool = False) -> list[Migration]:
+async def apply(dsn: str, *, supabase: bool = False, up_to: str | None = None) -> list[Migration]:
     """Apply what is missing, each migration in its own transaction, and give it; two at once wait for each other.
 
+    up_to: the last version to apply; None: the newest.
     Raises SchemaMismatch when the database is newer than this code, DatabaseUnavailable, DatabaseError.
     """
     applied: list[Migration] = []
     async with await _connect(dsn) as connection:
         await _status(connection, supabase)
         for migration in migrations(supabase=supabase):
+            if up_to is not None and migration.version > up_to:
+                break
             text = migration.path.read_text()
             try:
                 async with connection.transaction():
