@@ -1,14 +1,25 @@
 """Who may read and write what, asked of a real Postgres as each of Supabase's roles."""
 
 import asyncio
+from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
-from db import migrate
+from db import doctor, migrate
 from tests.contract.conftest import STUB
 from tests.contract.people import DONE, STRANGER, A, Connection, World, each, fill, read, refusals
 from tests.contract.role_checks import CHECKS, FUNCTIONS, SECRET, SEEN, TABLES, VIEWS, Check
+
+
+@pytest.fixture
+def empty_url(postgres_server: str) -> Iterator[str]:
+    """Give a database without a schema."""
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("create database unprepared")
+        yield make_conninfo(postgres_server, dbname="unprepared")
+        connection.execute("drop database unprepared with (force)")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -37,20 +48,31 @@ def test_without_the_overlay_the_api_roles_can_do_nothing(plain: Connection, rol
     assert {said[:5] for said in refusals(plain, tries, role)} == {"42501"}
 
 
-def test_what_an_older_supabase_project_grants_by_default_is_taken_back(database_url: str) -> None:
+def test_what_an_older_supabase_project_grants_by_default_is_taken_back(empty_url: str) -> None:
     """Projects made before October 2026 grant all on what is made in public to their roles, sequences too."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
+    with psycopg.connect(empty_url, autocommit=True) as connection:
         connection.execute(STUB.read_bytes())
-        connection.execute("drop schema public, espalier, supabase_migrations cascade; create schema public")
-        connection.execute("grant usage on schema public to anon, authenticated, service_role")
         for what in ("tables", "sequences", "functions"):
             connection.execute(
                 f"alter default privileges in schema public grant all on {what} to anon, authenticated, service_role".encode()
             )
-        asyncio.run(migrate.apply(database_url, supabase=True))
-        world = fill(database_url)
+        asyncio.run(migrate.apply(empty_url, supabase=True))
+        world = fill(empty_url)
         for check in CHECKS:
             check(connection, world)
+
+
+@pytest.mark.parametrize("first_supabase", ["20261122090200", None], ids=["as first released", "without the overlay"])
+def test_an_older_project_is_upgraded_to_the_same_rights(empty_url: str, first_supabase: str | None) -> None:
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        connection.execute(STUB.read_bytes())
+        asyncio.run(migrate.apply(empty_url, supabase=first_supabase is not None, up_to=first_supabase))
+        world = fill(empty_url)
+        connection.execute("insert into auth.users (id) select user_id from members on conflict do nothing")
+        asyncio.run(migrate.apply(empty_url, supabase=True))
+        for check in CHECKS:
+            check(connection, world)
+        assert [one for one in asyncio.run(doctor.examine(empty_url)) if one.wrong] == []
 
 
 def test_a_function_that_a_migration_forgot_to_guard_would_be_seen(plain: Connection) -> None:

@@ -9,7 +9,7 @@ from db import migrate
 from tests.contract.people import A, Connection, World, each, read
 
 PAGE = (Path(migrate.__file__).parents[1] / "docs" / "supabase.md").read_text("utf-8")
-CALLS = re.findall(r"supabase\s+\.from\('(\w+)'\)\s+\.select\('([^']+)'\)([^\n]*)", PAGE)
+CALLS = re.findall(r"supabase\s*\.from\('(\w+)'\)\s*\.select\('([^']+)'\)([^\n]*)", PAGE)
 
 
 def as_sql(view: str, columns: str, rest: str, run_id: str) -> str:
