@@ -560,7 +560,7 @@ select e.key, e.project_id, e.run_id, e.round, e.name, e.data ->> 'what' as what
     when 'fl.federation.failed' then concat_ws(': ', 'Failed', e.data #>> '{cause,type}')
     when 'fl.client.warned' then concat_ws(': ', coalesce(n.display_name, 'The run'), e.data ->> 'what', e.data ->> 'type')
     when 'fl.round.started' then format('Round %s began', e.round)
-    when 'fl.round.completed' then format('Round %s closed: %s of %s counted', e.round, e.data ->> 'counted', e.data ->> 'expected')
+    when 'fl.round.completed' then format('Round %s closed: %s counted', e.round, concat_ws(' of ', e.data ->> 'counted', e.data ->> 'expected'))
     when 'fl.aggregate.completed' then format('Round %s was aggregated', e.round)
     when 'fl.artifact.promoted' then 'A model was promoted'
     else e.name
