@@ -1,17 +1,18 @@
-"""`python -m db migrate|status|assemble`: prepare a database from the command line."""
+"""`python -m db migrate|status|doctor|assemble`: prepare and examine a database from the command line."""
 
 import argparse
 import asyncio
 import os
 import sys
 
-from db import migrate
+from db import doctor, migrate
 from db.errors import DatabaseError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; 0 when it did what it says, 1 when the database is behind (status) or refuses, 2 for wrong use."""
+    """Run one verb; 0 when all is well, 1 when the database is behind, not well or refuses, 2 for wrong use."""
     arguments = _parser().parse_args(argv)
+    verbs = {"migrate": _migrate, "status": _status, "doctor": _doctor}
     if arguments.verb == "assemble":
         migrate.schema_file().write_text(migrate.assembled())
         return 0
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     try:
-        return asyncio.run(_migrate(arguments) if arguments.verb == "migrate" else _status(arguments))
+        return asyncio.run(verbs[arguments.verb](arguments))
     except DatabaseError as error:
         print(error, file=sys.stderr)
         return 1
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m db", description=__doc__)
-    parser.add_argument("verb", choices=["migrate", "status", "assemble"])
+    parser.add_argument("verb", choices=["migrate", "status", "doctor", "assemble"])
     parser.add_argument("--database-url", default=os.environ.get("DATABASE_URL"), help="default: DATABASE_URL")
     parser.add_argument("--supabase", action="store_true", help="also what needs Supabase: auth link, policies, realtime")
     return parser
@@ -50,6 +51,13 @@ async def _status(arguments: argparse.Namespace) -> int:
         print(f"pending {one.version} {one.name}")
     print(f"The database has {f'schema {found.found}' if found.found else 'no schema'}; this code needs {found.expected}.")
     return 1 if found.pending else 0
+
+
+async def _doctor(arguments: argparse.Namespace) -> int:
+    findings = await doctor.examine(arguments.database_url)
+    for one in findings:
+        print(f"ok     {one.about}" if one.wrong is None else f"wrong  {one.about}: {one.wrong}: {one.advice}")
+    return 1 if any(one.wrong for one in findings) else 0
 
 
 if __name__ == "__main__":

@@ -39,9 +39,7 @@ class Status:
 
 def migrations(*, supabase: bool = False) -> list[Migration]:
     """List the migrations in their order; supabase adds the overlay that needs Supabase's roles and auth."""
-    paths = list((_ROOM / "migrations").glob("*.sql"))
-    if supabase:
-        paths += (_ROOM / "supabase").glob("[0-9]*.sql")
+    paths = (_ROOM / "supabase" / "migrations" if supabase else _ROOM / "migrations").glob("*.sql")
     split = ((path.stem.partition("_"), path) for path in paths)
     return sorted((Migration(version, name, path) for (version, _, name), path in split), key=lambda one: one.version)
 
@@ -51,15 +49,18 @@ def latest_version() -> str:
     return migrations()[-1].version
 
 
-async def apply(dsn: str, *, supabase: bool = False) -> list[Migration]:
+async def apply(dsn: str, *, supabase: bool = False, up_to: str | None = None) -> list[Migration]:
     """Apply what is missing, each migration in its own transaction, and give it; two at once wait for each other.
 
+    up_to: the last version to apply; None: the newest.
     Raises SchemaMismatch when the database is newer than this code, DatabaseUnavailable, DatabaseError.
     """
     applied: list[Migration] = []
-    async with await _connect(dsn) as connection:
-        await _status(connection, supabase)
+    async with await connect(dsn) as connection:
+        await status_of(connection, supabase=supabase)
         for migration in migrations(supabase=supabase):
+            if up_to is not None and migration.version > up_to:
+                break
             text = migration.path.read_text()
             try:
                 async with connection.transaction():
@@ -81,8 +82,8 @@ async def apply(dsn: str, *, supabase: bool = False) -> list[Migration]:
 
 async def status(dsn: str, *, supabase: bool = False) -> Status:
     """Say what the database has and what is pending, changing nothing. Raises SchemaMismatch when it is newer than this code."""
-    async with await _connect(dsn) as connection:
-        return await _status(connection, supabase)
+    async with await connect(dsn) as connection:
+        return await status_of(connection, supabase=supabase)
 
 
 def assembled() -> str:
@@ -96,14 +97,16 @@ def schema_file() -> Path:
     return _ROOM / "schema.sql"
 
 
-async def _connect(dsn: str) -> Connection:
+async def connect(dsn: str) -> Connection:
+    """Connect in autocommit. Raises DatabaseUnavailable."""
     try:
         return await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=10)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"The database cannot be reached: {error}") from error
 
 
-async def _status(connection: Connection, supabase: bool) -> Status:
+async def status_of(connection: Connection, *, supabase: bool = False) -> Status:
+    """Say the same of a database that is connected already."""
     found, expected = await _found(connection), latest_version()
     if found is not None and found > expected:
         raise SchemaMismatch(found, expected)
@@ -112,18 +115,19 @@ async def _status(connection: Connection, supabase: bool) -> Status:
 
 
 async def _known(connection: Connection) -> set[object]:
-    if not await _one(connection, "select to_regclass('supabase_migrations.schema_migrations')"):
+    if not await one(connection, "select to_regclass('supabase_migrations.schema_migrations')"):
         return set()
     history = await connection.execute("select version from supabase_migrations.schema_migrations")
     return {row[0] for row in await history.fetchall()}
 
 
 async def _found(connection: Connection) -> str | None:
-    if not await _one(connection, "select to_regprocedure('public.schema_version()')"):
+    if not await one(connection, "select to_regprocedure('public.schema_version()')"):
         return None
-    return str(await _one(connection, "select public.schema_version()"))
+    return str(await one(connection, "select public.schema_version()"))
 
 
-async def _one(connection: Connection, query: str) -> object:
+async def one(connection: Connection, query: str) -> object:
+    """Give the one value of a query, None without a row."""
     row = await (await connection.execute(query.encode())).fetchone()
     return row[0] if row else None

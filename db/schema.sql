@@ -185,6 +185,7 @@ create unique index federated_runs_one_active_by_rest on public.federated_runs (
   where origin = 'rest' and status not in ('completed', 'failed', 'stopped');
 create unique index federated_runs_series on public.federated_runs (project_id, series_id);
 create index federated_runs_newest on public.federated_runs (project_id, (-key));
+create index federated_runs_newest_of_all on public.federated_runs ((-key));
 comment on table public.federated_runs is 'A run as people see it; Flower''s runs of the same series are its attempts.';
 comment on column public.federated_runs.status is '
   pending ──begin_attempt──▶ starting ──▶ running ◀──▶ paused
@@ -491,6 +492,96 @@ select -i.key as key, i.id, i.project_id, i.label, i.created_at, i.expires_at, i
   case when i.used_at is not null then 'used' when i.expires_at <= now() then 'expired' else 'open' end as status
 from public.invitations i;
 
+-- The four questions of a page, each one view: how do the runs stand, how did a run's rounds go, how are the nodes, what
+-- happened when. Readers are held by row security, so these call no function of schema espalier, which readers may not.
+
+create view public.run_overview with (security_invoker = true) as
+select r.key, r.id, r.project_id, p.slug as project, r.label, r.app, r.opened ->> 'workload' as workload,
+  r.opened ->> 'strategy' as strategy, r.status, coalesce(r.reason, r.cause ->> 'type') as reason, r.rounds_done, r.num_rounds,
+  round(r.rounds_done::numeric / nullif(r.num_rounds, 0), 3)::double precision as progress, o.round as newest_round, o.asked,
+  (r.metrics ->> 'loss')::double precision as loss, (r.metrics ->> 'accuracy')::double precision as accuracy, r.metrics,
+  r.attempts, r.warnings, r.seconds,
+  case when r.status in ('starting', 'running') then
+    round(((r.num_rounds - r.rounds_done) * s.seconds_a_round)::numeric, 1)::double precision end as seconds_left,
+  r.created_at, r.started_at, r.ended_at
+from public.run_list r
+join public.projects p on p.id = r.project_id
+left join lateral (
+  select o.round, jsonb_array_length(o.nodes) as asked from public.rounds o where o.run_id = r.id order by o.round desc limit 1
+) o on true
+left join lateral (
+  select avg(o.seconds) as seconds_a_round from public.rounds o where o.run_id = r.id and o.status = 'closed'
+) s on true;
+comment on view public.run_overview is 'How do the runs stand? Newest first; loss and accuracy are of the last closed round, the server''s over the clients''.';
+
+create view public.round_table with (security_invoker = true) as
+select o.key, r.project_id, o.run_id, o.round, o.status, o.tries, jsonb_array_length(o.nodes) as asked, o.needed, o.counted,
+  case when o.status = 'closed' then o.expected - o.counted end as missing, o.num_examples,
+  (m.metrics ->> 'loss')::double precision as loss,
+  (m.metrics ->> 'loss')::double precision - (b.metrics ->> 'loss')::double precision as loss_change,
+  (m.metrics ->> 'accuracy')::double precision as accuracy, m.metrics, o.seconds, o.aggregate_s, o.bytes_down, o.bytes_up,
+  o.opened_at, o.closed_at
+from public.rounds o
+join public.federated_runs r on r.id = o.run_id
+cross join lateral (select o.metrics || o.server_metrics as metrics) m
+left join lateral (
+  select before.metrics || before.server_metrics as metrics from public.rounds before
+  where before.run_id = o.run_id and before.round = o.round - 1 and before.status = 'closed'
+) b on true;
+comment on view public.round_table is 'How did a run''s rounds go? Oldest first; loss_change is against the round before.';
+
+create view public.node_overview with (security_invoker = true) as
+select n.key, n.id, n.project_id, n.external_id, n.display_name, n.role, n.status, n.reason, n.session_status, n.flower_node_id,
+  n.hardware, n.datasets, n.last_seen_at,
+  round(extract(epoch from now() - n.last_seen_at), 1)::double precision as silent_s,
+  u.last_run_id, u.last_round, u.last_status, u.last_at, coalesce(u.messages, 0) as messages, u.counted, u.failed
+from public.node_list n
+left join lateral (
+  -- Of its last 100 messages, so that a node of a thousand rounds is not counted through at each look.
+  select (array_agg(h.run_id order by h.key desc))[1] as last_run_id, (array_agg(h.round order by h.key desc))[1] as last_round,
+    (array_agg(h.status order by h.key desc))[1] as last_status, max(h.at) as last_at, count(*) as messages,
+    count(*) filter (where h.status = 'counted') as counted,
+    count(*) filter (where h.status in ('refused', 'failed', 'lost')) as failed
+  from (
+    select u.key, u.run_id, u.round, u.status, u.at from public.node_updates u where u.node_id = n.id order by u.key desc limit 100
+  ) h
+  having count(*) > 0
+) u on true;
+comment on view public.node_overview is 'How are the nodes? Oldest first; messages, counted and failed are of the node''s last 100.';
+
+create view public.run_timeline with (security_invoker = true) as
+select e.key, e.project_id, e.run_id, e.round, e.name, e.data ->> 'what' as what, e.node_id, n.display_name as node_name,
+  case e.name
+    when 'fl.federation.created' then 'The run was created'
+    when 'fl.federation.started' then 'An attempt began'
+    when 'fl.federation.paused' then 'Paused'
+    when 'fl.federation.resumed' then 'Resumed'
+    when 'fl.federation.stopped' then 'Stopped'
+    when 'fl.federation.completed' then 'Completed'
+    when 'fl.federation.failed' then concat_ws(': ', 'Failed', e.data #>> '{cause,type}')
+    when 'fl.client.warned' then concat_ws(': ', coalesce(n.display_name, 'The run'), e.data ->> 'what', e.data ->> 'type')
+    when 'fl.round.started' then format('Round %s began', e.round)
+    when 'fl.round.completed' then format('Round %s closed: %s counted', e.round, concat_ws(' of ', e.data ->> 'counted', e.data ->> 'expected'))
+    when 'fl.aggregate.completed' then format('Round %s was aggregated', e.round)
+    when 'fl.artifact.promoted' then 'A model was promoted'
+    else e.name
+  end as title,
+  round(extract(epoch from e.at - r.created_at), 3)::double precision as seconds, e.data, e.at
+from public.events e
+join public.federated_runs r on r.id = e.run_id
+left join public.nodes n on n.id = e.node_id;
+comment on view public.run_timeline is 'What happened when in a run? seconds is since its intent; at is the journal''s clock where the journal said it.';
+
+create view public.run_size with (security_invoker = true) as
+select -r.key as key, r.id as run_id, r.project_id,
+  (select count(*) from public.rounds o where o.run_id = r.id) as rounds,
+  (select count(*) from public.node_updates u where u.run_id = r.id) as updates,
+  (select count(*) from public.metrics m where m.run_id = r.id) as metrics,
+  (select count(*) from public.log_lines l where l.run_id = r.id) as log_lines,
+  (select count(*) from public.events e where e.run_id = r.id) as events
+from public.federated_runs r;
+comment on view public.run_size is 'How many rows does a run have? Whoever is held by row security counts what they may read.';
+
 -- Helpers that more than one function needs.
 
 create function espalier.allowed_from(p_machine text, p_target text) returns text[]
@@ -638,7 +729,7 @@ $$;
 create function public.schema_version() returns jsonb
 language sql immutable set search_path = '' as $$
   -- The newest migration; each migration replaces this function.
-  select to_jsonb('20261122090000'::text)
+  select to_jsonb('20261122140000'::text)
 $$;
 
 create function public.open_project(p_slug text, p_name text, p_coordinator_external_id text, p_coordinator_name text) returns jsonb
@@ -1588,17 +1679,31 @@ begin
 end
 $$;
 
-create function public.prune_log_lines(p_project_id uuid, p_days double precision) returns jsonb
-language sql set search_path = '' as $$
-  -- Lines of no run (a SuperLink's, or of a Flower run that was never adopted) go by their age alone.
-  with gone as (
-    delete from public.log_lines l
-    where l.received_at < now() - make_interval(secs => p_days * 86400)
-      and (l.run_id is null
-        or l.run_id in (select r.id from public.federated_runs r where r.project_id = p_project_id and r.ended_at is not null))
-    returning 1
-  )
-  select to_jsonb(count(*)) from gone
+create function public.prune_log_lines(p_project_id uuid, p_days double precision, p_at_most integer) returns jsonb
+language plpgsql set search_path = '' as $$
+-- Delete one batch and say how many lines it was; fewer than p_at_most: nothing is left to delete. Lines of no run (a SuperLink's,
+-- or of a Flower run that was never adopted) go by their age alone. A run is read from its oldest line on, by its index: a
+-- statement over all old lines would read the whole table again for each batch.
+declare
+  v_before timestamptz := now() - make_interval(secs => p_days * 86400);
+  v_run_id uuid;
+  v_gone integer := 0;
+  v_some integer;
+begin
+  for v_run_id in
+    select r.id from public.federated_runs r where r.project_id = p_project_id and r.ended_at is not null
+    union all select null
+  loop
+    delete from public.log_lines where ctid = any (array(
+      select l.ctid from public.log_lines l
+      where (l.run_id = v_run_id or (v_run_id is null and l.run_id is null)) and l.received_at < v_before
+      order by l.key limit p_at_most - v_gone for update skip locked));
+    get diagnostics v_some = row_count;
+    v_gone := v_gone + v_some;
+    exit when v_gone >= p_at_most;
+  end loop;
+  return to_jsonb(v_gone);
+end
 $$;
 
 -- Reports: what client servers say of their site, spooled there until it is acknowledged here.
@@ -1821,48 +1926,69 @@ $$;
 -- Who may do what. Supabase's roles are absent on a plain Postgres, so the grants are in a function that can be run again
 -- when they appear. The API roles get nothing here; db/supabase gives participants what they may read.
 
-create function espalier.set_rights() returns void
-language plpgsql set search_path = '' as $$
-declare
-  c_tables constant text[] := array[
-    'projects', 'nodes', 'node_sessions', 'members', 'coordinators', 'tokens', 'invitations', 'report_spools', 'audit_log',
-    'federated_runs', 'run_causes', 'run_attempts', 'rounds', 'node_updates', 'metrics', 'artifacts', 'models', 'events', 'log_lines', 'log_tails'];
-  c_views constant text[] := array[
-    'project_list', 'node_list', 'session_list', 'run_list', 'attempt_list', 'round_list', 'update_list', 'metric_list', 'event_list',
-    'log_list', 'artifact_list', 'model_list', 'audit_list', 'invitation_list'];
-  c_functions constant text[] := array[
+create function espalier.relations() returns table (name text, kind text, is_shown boolean, is_followed boolean)
+language sql immutable set search_path = '' as $$
+  -- Each of our tables and views: whether people who log in may read it, held by row security, and whether Supabase Realtime
+  -- follows it. What a heartbeat, a message or a printed line changes is not followed.
+  values
+    ('projects', 'table', true, false), ('nodes', 'table', true, false), ('node_sessions', 'table', true, true),
+    ('members', 'table', true, false), ('coordinators', 'table', true, false), ('tokens', 'table', false, false),
+    ('invitations', 'table', true, false), ('report_spools', 'table', false, false), ('audit_log', 'table', true, false),
+    ('federated_runs', 'table', true, true), ('run_causes', 'table', true, false), ('run_attempts', 'table', true, true),
+    ('rounds', 'table', true, true), ('node_updates', 'table', true, false), ('metrics', 'table', true, false),
+    ('artifacts', 'table', true, true), ('models', 'table', true, true), ('events', 'table', true, true),
+    ('log_lines', 'table', true, false), ('log_tails', 'table', false, false),
+    ('project_list', 'view', true, false), ('node_list', 'view', true, false), ('session_list', 'view', true, false),
+    ('run_list', 'view', true, false), ('attempt_list', 'view', true, false), ('round_list', 'view', true, false),
+    ('update_list', 'view', true, false), ('metric_list', 'view', true, false), ('event_list', 'view', true, false),
+    ('log_list', 'view', true, false), ('artifact_list', 'view', true, false), ('model_list', 'view', true, false),
+    ('audit_list', 'view', true, false), ('invitation_list', 'view', true, false), ('run_overview', 'view', true, false),
+    ('round_table', 'view', true, false), ('node_overview', 'view', true, false), ('run_timeline', 'view', true, false),
+    ('run_size', 'view', true, false)
+$$;
+
+create function espalier.functions() returns setof regprocedure
+language sql stable set search_path = '' as $$
+  -- All helpers, and of schema public, where a Supabase project has others too, ours.
+  select p.oid::regprocedure from pg_catalog.pg_proc p
+  where p.pronamespace = 'espalier'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname in (
     'schema_version', 'open_project', 'hold_lease', 'release_lease', 'add_token', 'find_token', 'revoke_tokens', 'audit',
     'create_invitation', 'check_invitation', 'redeem_invitation', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
     'begin_run', 'begin_attempt', 'adopt_run', 'move_run', 'note_attempt', 'apply_journal', 'forget_projection',
-    'append_log_lines', 'tail_offset', 'prune_log_lines', 'accept_reports'];
+    'append_log_lines', 'tail_offset', 'prune_log_lines', 'accept_reports'))
+$$;
+
+create function espalier.set_rights() returns void
+language plpgsql set search_path = '' as $$
+declare
   v_role text;
   v_name text;
+  v_kind text;
   v_function regprocedure;
 begin
   for v_role in select 'public' union all select quote_ident(rolname) from pg_roles where rolname in ('anon', 'authenticated') loop
-    foreach v_name in array c_tables || c_views loop
+    for v_name in select name from espalier.relations() loop
       execute format('revoke all on public.%I from %s', v_name, v_role);
     end loop;
-    for v_function in
-      select p.oid::regprocedure from pg_proc p
-      where p.pronamespace = 'espalier'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
+    -- Older Supabase projects grant new sequences too, and setval would make the next insert fail.
+    for v_name in
+      select pg_get_serial_sequence('public.' || r.name, a.attname) from espalier.relations() r
+      join pg_attribute a on a.attrelid = to_regclass('public.' || r.name) and a.attidentity <> '' where r.kind = 'table'
     loop
+      execute format('revoke all on sequence %s from %s', v_name, v_role);
+    end loop;
+    for v_function in select f from espalier.functions() f loop
       execute format('revoke all on function %s from %s', v_function, v_role);
     end loop;
     execute format('revoke all on schema espalier from %s', v_role);
   end loop;
   if exists (select 1 from pg_roles where rolname = 'service_role') then
     grant usage on schema public, espalier to service_role;
-    foreach v_name in array c_tables loop
-      execute format('grant select, insert, update, delete on public.%I to service_role', v_name);
+    for v_name, v_kind in select name, kind from espalier.relations() loop
+      execute format('grant %s on public.%I to service_role',
+        case v_kind when 'table' then 'select, insert, update, delete' else 'select' end, v_name);
     end loop;
-    foreach v_name in array c_views loop
-      execute format('grant select on public.%I to service_role', v_name);
-    end loop;
-    for v_function in
-      select p.oid::regprocedure from pg_proc p
-      where p.pronamespace = 'espalier'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname = any (c_functions))
-    loop
+    for v_function in select f from espalier.functions() f loop
       execute format('grant execute on function %s to service_role', v_function);
     end loop;
   end if;

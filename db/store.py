@@ -14,6 +14,7 @@ from db.json_values import dated, storable
 from db.migrate import latest_version
 
 Record = dict[str, Any]
+PRUNE_BATCH = 5000  # lines
 
 
 class Store:
@@ -250,8 +251,13 @@ class Store:
         return int(await self._call("tail_offset", run_id=run_id, stream=stream))
 
     async def prune_log_lines(self, project_id: str, days: float) -> int:
-        """Delete log lines older than so many days of runs that have ended, and give their number."""
-        return int(await self._call("prune_log_lines", project_id=project_id, days=days))
+        """Delete log lines older than so many days of runs that have ended, batch by batch, and give their number."""
+        pruned = 0
+        while True:
+            gone = int(await self._call("prune_log_lines", project_id=project_id, days=days, at_most=PRUNE_BATCH))
+            pruned += gone
+            if gone < PRUNE_BATCH:
+                return pruned
 
     async def audit(
         self, project_id: str, actor: str, action: str, subject: str | None = None, facts: Record | None = None

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 RUN_ID_KEY = "current-run-id"
 END_ALL_S = 15.0
+COUNTED = ("rounds", "updates", "metrics", "log_lines", "events")
 
 
 class Runs:
@@ -186,9 +187,11 @@ class Runs:
         return str((await self.one(run_id))["id"])
 
     async def with_attempts(self, run_id: str) -> dict[str, Any]:
-        """Find a run, with a row for each of its attempts. Raises RunNotFound."""
+        """Find a run, with a row for each of its attempts and the number of its rows. Raises RunNotFound."""
         run = await self.one(run_id)
-        return {**run, "attempts": await self._store.rows("attempt_list", {"run_id": run["id"]}, limit=1000)}
+        attempts = await self._store.rows("attempt_list", {"run_id": run["id"]}, limit=1000)
+        (size,) = await self._store.rows("run_size", {"run_id": run["id"]})
+        return {**run, "attempts": attempts, "rows": {what: size[what] for what in COUNTED}}
 
     async def is_over(self, run_id: str) -> bool:
         """Has it ended, and is everything read that it left behind?"""

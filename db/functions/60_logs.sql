@@ -88,15 +88,29 @@ begin
 end
 $$;
 
-create function public.prune_log_lines(p_project_id uuid, p_days double precision) returns jsonb
-language sql set search_path = '' as $$
-  -- Lines of no run (a SuperLink's, or of a Flower run that was never adopted) go by their age alone.
-  with gone as (
-    delete from public.log_lines l
-    where l.received_at < now() - make_interval(secs => p_days * 86400)
-      and (l.run_id is null
-        or l.run_id in (select r.id from public.federated_runs r where r.project_id = p_project_id and r.ended_at is not null))
-    returning 1
-  )
-  select to_jsonb(count(*)) from gone
+create function public.prune_log_lines(p_project_id uuid, p_days double precision, p_at_most integer) returns jsonb
+language plpgsql set search_path = '' as $$
+-- Delete one batch and say how many lines it was; fewer than p_at_most: nothing is left to delete. Lines of no run (a SuperLink's,
+-- or of a Flower run that was never adopted) go by their age alone. A run is read from its oldest line on, by its index: a
+-- statement over all old lines would read the whole table again for each batch.
+declare
+  v_before timestamptz := now() - make_interval(secs => p_days * 86400);
+  v_run_id uuid;
+  v_gone integer := 0;
+  v_some integer;
+begin
+  for v_run_id in
+    select r.id from public.federated_runs r where r.project_id = p_project_id and r.ended_at is not null
+    union all select null
+  loop
+    delete from public.log_lines where ctid = any (array(
+      select l.ctid from public.log_lines l
+      where (l.run_id = v_run_id or (v_run_id is null and l.run_id is null)) and l.received_at < v_before
+      order by l.key limit p_at_most - v_gone for update skip locked));
+    get diagnostics v_some = row_count;
+    v_gone := v_gone + v_some;
+    exit when v_gone >= p_at_most;
+  end loop;
+  return to_jsonb(v_gone);
+end
 $$;

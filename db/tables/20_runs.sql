@@ -24,6 +24,7 @@ create unique index federated_runs_one_active_by_rest on public.federated_runs (
   where origin = 'rest' and status not in ('completed', 'failed', 'stopped');
 create unique index federated_runs_series on public.federated_runs (project_id, series_id);
 create index federated_runs_newest on public.federated_runs (project_id, (-key));
+create index federated_runs_newest_of_all on public.federated_runs ((-key));
 comment on table public.federated_runs is 'A run as people see it; Flower''s runs of the same series are its attempts.';
 comment on column public.federated_runs.status is '
   pending ──begin_attempt──▶ starting ──▶ running ◀──▶ paused

@@ -43,8 +43,16 @@ async def test_a_journal_becomes_rows_and_ends_the_run(server: Server, directory
     write(directory.journal, *RECORDS)
     await JournalTail(server.store, run["id"], directory).catch_up()
     shown = (await server.admin.get(f"/runs/{run['id']}")).json()
+    stored = {view: len(found) for view, found in (await rows(server, run["id"])).items()}
     assert (shown["status"], shown["rounds_done"], shown["num_rounds"]) == ("completed", 1, 1)
     assert shown["metrics"]["accuracy"] == 0.9
+    assert shown["rows"] == {
+        "rounds": 1,
+        "updates": 2,
+        "metrics": stored["metric_list"],
+        "log_lines": 0,
+        "events": stored["event_list"],
+    }
     (closed,) = (await server.admin.get(f"/runs/{run['id']}/rounds")).json()["items"]
     assert (closed["counted"], closed["expected"], closed["bytes_up"]) == (1, 2, 11)
     updates = (await server.admin.get(f"/runs/{run['id']}/updates", params={"status": "failed"})).json()["items"]

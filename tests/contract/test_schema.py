@@ -1,5 +1,6 @@
 """schema.sql is the whole truth: its parts, the migrations and the databases that they make are the same."""
 
+import asyncio
 import difflib
 import os
 import re
@@ -13,6 +14,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db import migrate
 from db.binaries import binaries
+from tests.contract.people import fill
+from tests.contract.role_checks import TABLES
 
 
 @pytest.fixture
@@ -113,9 +116,9 @@ def test_every_view_has_a_key_to_page_by_and_holds_its_reader_to_row_security(da
             from pg_class c where c.relkind = 'v' and c.relnamespace = 'public'::regnamespace
             """
         ).fetchall()
-    assert len(views) >= 13
+    assert len(views) >= 18
     for name, options, key in views:
-        assert name.endswith("_list")
+        assert name.endswith("_list") or name in ("run_overview", "round_table", "node_overview", "run_timeline", "run_size")
         assert key == "bigint", name
         assert options == ["security_invoker=true"], name
 
@@ -154,6 +157,34 @@ def test_every_transition_leads_from_a_status_to_a_status(database_url: str) -> 
                 reached |= {target} if sources else set()
             first = {"run": {"pending"}, "session": {"starting"}, "node": set()}[machine]
             assert reached == known - first
+
+
+@pytest.mark.parametrize("earlier", migrate.migrations()[:-1], ids=lambda migration: migration.version)
+async def test_an_upgrade_keeps_every_row(postgres_server: str, earlier: migrate.Migration) -> None:
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("create database upgraded")
+        try:
+            url = make_conninfo(postgres_server, dbname="upgraded")
+            await migrate.apply(url, up_to=earlier.version)
+            await asyncio.to_thread(fill, url)
+            before = rows(url)
+            assert len(before) >= 20
+            assert [table for table, found in before.items() if not found] == []
+            assert [one.version for one in await migrate.apply(url)][-1] == migrate.latest_version()
+            after = rows(url)
+            assert {table: after[table] for table in before} == before
+        finally:
+            connection.execute("drop database upgraded with (force)")
+
+
+def rows(url: str) -> dict[str, list[str]]:
+    """Give every row of every table, as text."""
+    with psycopg.connect(url) as connection:
+        tables = [name for (name,) in connection.execute(TABLES.encode())]
+        return {
+            name: [row[0] for row in connection.execute(f"select to_jsonb(x)::text from public.{name} x order by 1".encode())]
+            for name in tables
+        }
 
 
 DOCS = Path(__file__).parents[2] / "docs" / "schema.md"

@@ -115,5 +115,5 @@ async def every(
 
 @router.get("/{run_id}", responses=problems(RunNotFound))
 async def one(admin: Admin, runs: TheRuns, run_id: str) -> Row:
-    """Show a run, by its id, a Flower run id or its series id, with its attempts and its cause."""
+    """Show a run, by its id, a Flower run id or its series id, with its attempts, its cause and the number of its rows."""
     return await runs.with_attempts(run_id)

@@ -1,0 +1,9 @@
+-- A row for each table that Supabase Realtime follows and should not, or does not and should.
+select 'there is no publication supabase_realtime' where not exists (select from pg_publication where pubname = 'supabase_realtime')
+union all
+select format(case when r.is_followed then '%s is not followed' else '%s is followed, and changes too often or is secret' end, r.name)
+from espalier.relations() r
+where r.kind = 'table' and exists (select from pg_publication where pubname = 'supabase_realtime')
+  and r.is_followed <> exists (
+    select from pg_publication_tables t where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = r.name)
+order by 1

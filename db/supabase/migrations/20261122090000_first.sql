@@ -1,0 +1,1 @@
+../../migrations/20261122090000_first.sql

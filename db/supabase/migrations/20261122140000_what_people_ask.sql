@@ -1,0 +1,1 @@
+../../migrations/20261122140000_what_people_ask.sql

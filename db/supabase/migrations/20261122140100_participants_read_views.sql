@@ -1,0 +1,23 @@
+-- What people who log in may read, and what Realtime follows, both from the one list in espalier.relations().
+
+create or replace function espalier.set_participant_rights() returns void
+language plpgsql set search_path = '' as $$
+-- Called by espalier.set_rights(), which takes everything from authenticated first.
+declare
+  v_name text;
+begin
+  grant usage on schema espalier to authenticated;
+  grant execute on function espalier.my_projects(), espalier.my_admin_projects(), espalier.my_nodes(), espalier.my_runs(),
+    espalier.my_admin_runs() to authenticated;
+  for v_name in select name from espalier.relations() where is_shown loop
+    execute format('grant select on public.%I to authenticated', v_name);
+  end loop;
+end
+$$;
+
+select espalier.set_rights();
+
+-- Not nodes any more: each changes with every heartbeat, every 5 s, and Realtime would ask row security for each listener each
+-- time. That a node comes or goes is an event, and events are followed.
+alter publication supabase_realtime drop table public.nodes;
+alter publication supabase_realtime add table public.artifacts, public.models;
