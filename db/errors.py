@@ -2,6 +2,8 @@
 
 DatabaseError
     DatabaseUnavailable     no connection, or it broke: the same call may be repeated
+        ProjectPaused       Supabase has put the project to sleep
+    KeyRefused              Supabase does not take SUPABASE_KEY
     SchemaMismatch          the schema is older or newer than this code
     MissingFunction         the schema lacks a function: check_schema says what to do
     Refused                 the database understood and said no
@@ -26,6 +28,14 @@ class DatabaseError(Exception):
 
 class DatabaseUnavailable(DatabaseError):
     """The database cannot be reached; try again when it is back."""
+
+
+class ProjectPaused(DatabaseUnavailable):
+    """The Supabase project is paused: restore it in Supabase's dashboard."""
+
+
+class KeyRefused(DatabaseError):
+    """Supabase refuses SUPABASE_KEY: set the secret key of the project that SUPABASE_URL names."""
 
 
 class SchemaMismatch(DatabaseError):

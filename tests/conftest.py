@@ -75,13 +75,19 @@ def _template(postgres_server: str) -> str:
 
 
 @pytest.fixture
-def database_url(postgres_server: str, _template: str) -> Iterator[str]:
+def fresh_database_url(postgres_server: str, _template: str) -> Iterator[str]:
     """Give the DSN of a fresh migrated database."""
     name = sql.Identifier(f"test_{next(_numbers)}")
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(_template)))
         yield make_conninfo(postgres_server, dbname=name.as_string(None).strip('"'))
         connection.execute(sql.SQL("drop database {} with (force)").format(name))
+
+
+@pytest.fixture
+def database_url(fresh_database_url: str) -> str:
+    """Give the DSN of the database that a test is about."""
+    return fresh_database_url
 
 
 @pytest.fixture

@@ -71,8 +71,7 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
     """Open the database, take the lease or wait for it, and at the end leave nothing behind."""
     home = settings.espalier_home
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    dsn = settings.database_url.get_secret_value() if settings.database_url else None
-    database = Database(dsn, home / "postgres", feed)
+    database = Database(settings, feed)
     async with AsyncExitStack() as ends:
         ends.push_async_callback(database.close)
         await database.open()

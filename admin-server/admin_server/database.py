@@ -1,17 +1,21 @@
-"""The database of this server: the embedded Postgres, which is started and kept, or the one that DATABASE_URL names."""
+"""The database of this server: the embedded Postgres, which is started and kept, or one that the settings name."""
 
 from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from admin_server.feed import AnnouncingDoor, Feed
+from admin_server.settings import Settings
 from db import migrate
 from db.embedded import EmbeddedPostgres
 from db.errors import DatabaseError, DatabaseUnavailable
 from db.postgres_door import PostgresDoor
 from db.store import Store
+
+if TYPE_CHECKING:
+    from db.supabase_door import SupabaseDoor
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
@@ -20,12 +24,13 @@ LOOK_S = 1.0
 class Database:
     """A store that stays the same object while the Postgres behind it is killed, restarted or moved to another port."""
 
-    def __init__(self, dsn: str | None, state_dir: Path, feed: Feed) -> None:
-        self._given = dsn
-        self._embedded = EmbeddedPostgres(state_dir) if dsn is None else None
+    def __init__(self, settings: Settings, feed: Feed) -> None:
+        self._settings = settings
+        is_given = settings.database_url or settings.supabase_url
+        self._embedded = None if is_given else EmbeddedPostgres(settings.espalier_home / "postgres")
         self._feed = feed
         self._dsn = ""
-        self._door: PostgresDoor | None = None
+        self._door: PostgresDoor | SupabaseDoor | None = None
         self._announcing: AnnouncingDoor | None = None
         self._up_since: float | None = None
         self._store: Store | None = None
@@ -48,15 +53,13 @@ class Database:
     async def open(self) -> bool:
         """Start or reach it; True when it was we who started it.
 
-        Raises DatabaseUnavailable, SchemaMismatch, EmbeddedPostgresFailed.
+        Raises DatabaseUnavailable, KeyRefused, SchemaMismatch, EmbeddedPostgresFailed.
         """
         is_ours = self._embedded is not None and not self._embedded.is_running()
         if self._embedded is not None:
             self._dsn = await self._embedded.start()
             await migrate.apply(self._dsn)
-        else:
-            self._dsn = str(self._given)
-        self._door = PostgresDoor(self._dsn)
+        self._door = self._way_in()
         await self._door.open()
         self._announcing = AnnouncingDoor(self._door, self._feed)
         self._store = Store(self._announcing)
@@ -91,6 +94,14 @@ class Database:
             await self._door.close()
         if self._embedded is not None and stop:
             await self._embedded.stop()
+
+    def _way_in(self) -> PostgresDoor | SupabaseDoor:
+        told = self._settings
+        if told.supabase_url is not None and told.supabase_key is not None:
+            from db.supabase_door import SupabaseDoor  # its client takes 0.3 s to import, which nobody else should pay
+
+            return SupabaseDoor(told.supabase_url, told.supabase_key.get_secret_value())
+        return PostgresDoor(told.database_url.get_secret_value() if told.database_url is not None else self._dsn)
 
     async def _move_to(self, dsn: str) -> None:
         if dsn == self._dsn or self._door is None or self._announcing is None:

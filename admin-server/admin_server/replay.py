@@ -15,8 +15,7 @@ from db.store import Store
 
 async def replay(settings: Settings, run_id: str) -> str:
     """Replay one run and say what was applied. Raises RunNotFound, and Conflict for a run that has not ended."""
-    dsn = settings.database_url.get_secret_value() if settings.database_url else None
-    database = Database(dsn, settings.espalier_home / "postgres", Feed())
+    database = Database(settings, Feed())
     ours = await database.open()
     try:
         return await replayed(database.store, settings, run_id)

@@ -10,6 +10,8 @@ from cryptography.x509 import load_pem_x509_certificate
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from db.supabase_keys import why_not
+
 
 class Settings(ServerSettings):
     host: str = Field("127.0.0.1", validation_alias=AliasChoices("ADMIN_HOST", "host"), description="Address of the REST API.")
@@ -30,8 +32,8 @@ class Settings(ServerSettings):
     superlink_port: int = Field(9092, ge=1, le=65535, description="The SuperLink's port on 127.0.0.1, which serves everything.")
     apps_dir: Path = Field(Path(), description="Folder whose subfolders are the Flower apps that may be run.")
     database_url: SecretStr | None = Field(None, description="DSN of an existing Postgres instead of the embedded one.")
-    supabase_url: str | None = Field(None, description="Address of a Supabase project.")
-    supabase_key: SecretStr | None = Field(None, description="Service key of that project.")
+    supabase_url: str | None = Field(None, description="Address of a Supabase project instead of it.")
+    supabase_key: SecretStr | None = Field(None, description="Secret key of that project.")
     project_slug: str = Field(
         "fed-project", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="The project this server serves."
     )
@@ -75,11 +77,28 @@ class Settings(ServerSettings):
     def _tls_beyond_loopback(self) -> Self:
         return self  # without TLS_CERTIFICATE one is made by the server's own CA: see front.py
 
+    @field_validator("supabase_url")
+    @classmethod
+    def _url_of_supabase(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = urlsplit(value)
+        if not url.hostname or not (url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname))):
+            raise ValueError("must be https://HOST, as Supabase shows it: the secret key goes there")
+        return value.rstrip("/")
+
+    @field_validator("supabase_key")
+    @classmethod
+    def _key_of_a_server(cls, value: SecretStr | None) -> SecretStr | None:
+        reason = why_not(value.get_secret_value()) if value is not None else None
+        if reason is not None:
+            raise ValueError(reason)
+        return value
+
     @model_validator(mode="after")
-    def _no_supabase_yet(self) -> Self:
-        if self.supabase_url is not None or self.supabase_key is not None:
-            raise ValueError(
-                "SUPABASE_URL and SUPABASE_KEY are set, and this version has no door to Supabase's REST API: "
-                "set DATABASE_URL to the project's Postgres connection string instead"
-            )
+    def _one_database(self) -> Self:
+        if (self.supabase_url is None) != (self.supabase_key is None):
+            raise ValueError("SUPABASE_URL and SUPABASE_KEY go together: set both or none")
+        if self.supabase_url is not None and self.database_url is not None:
+            raise ValueError("DATABASE_URL and SUPABASE_URL are two ways to one database: set one of them")
         return self

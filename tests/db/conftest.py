@@ -1,14 +1,18 @@
-"""A project with a node, and a run with a journal to write."""
+"""A Store on each of the doors, a project with a node, and a run with a journal to write."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import count
 from typing import Any
 
 import pytest
 
 from db.door import Row
+from db.postgres_door import PostgresDoor
 from db.store import Store
+from db.supabase_door import SupabaseDoor
+from tests.db import hosted, lite
 
 AT = "2026-11-22T08:00:00.000Z"
 BIG = "18446744073709551615"  # the largest uint64: what must never become a bigint or a float on its way
@@ -17,6 +21,96 @@ BIG = "18446744073709551615"  # the largest uint64: what must never become a big
 def sha(text: str) -> str:
     """Give a sha256 to stand for a secret."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+AnyDoor = PostgresDoor | SupabaseDoor
+WAYS_IN = ["postgres", "supabase", *(["hosted"] if hosted.URL in os.environ else [])]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make every test of what a door does a test of each door, unless it is marked as one_door."""
+    if "new_door" in metafunc.fixturenames and not list(metafunc.definition.iter_markers("one_door")):
+        metafunc.parametrize("way_in", WAYS_IN)
+
+
+@pytest.fixture
+def way_in() -> str:
+    """Say which door this test is about: the first, where it asks for none."""
+    return "postgres"
+
+
+@pytest.fixture(scope="session")
+def lite_server(postgres_server: str) -> Iterator[lite.Lite]:
+    """Run @supabase/lite for the whole session."""
+    try:
+        lite.install()
+    except lite.LiteMissing as missing:
+        pytest.skip(f"no @supabase/lite to stand in for Supabase: {missing}")
+    with lite.running(postgres_server) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def supabase_database(postgres_server: str, lite_server: lite.Lite) -> str:
+    """Make the one database that every test of the Supabase door gets emptied (30 ms; lite reads a new one for 400 ms)."""
+    return lite.prepare(postgres_server, "supabase")
+
+
+@pytest.fixture(scope="session")
+def hosted_project() -> Iterator[None]:
+    """Take the hosted project for the whole session."""
+    with hosted.claimed():
+        yield
+
+
+@pytest.fixture
+def database_url(way_in: str, request: pytest.FixtureRequest) -> str:
+    """Give the DSN of a database without rows, for what tests do behind a door's back."""
+    if way_in == "postgres":
+        return str(request.getfixturevalue("fresh_database_url"))
+    if way_in == "hosted":
+        if hosted.asks_for_sql(request):
+            pytest.skip("a hosted project gives this test no SQL connection")
+        request.getfixturevalue("hosted_project")
+        hosted.empty()
+        return ""
+    dsn = str(request.getfixturevalue("supabase_database"))
+    lite.empty(dsn)
+    return dsn
+
+
+@pytest.fixture
+async def new_door(way_in: str, database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., AnyDoor]]:
+    """Make doors to it, with options of their own."""
+    made: list[AnyDoor] = []
+
+    def new_door(**options: Any) -> AnyDoor:
+        if way_in == "postgres":
+            made.append(PostgresDoor(database_url, **options))
+        elif way_in == "supabase":
+            server: lite.Lite = request.getfixturevalue("lite_server")
+            made.append(SupabaseDoor(server.url_of("supabase"), server.secret_key, **options))
+        else:
+            made.append(SupabaseDoor(os.environ[hosted.URL], os.environ[hosted.KEY], **options))
+        return made[-1]
+
+    yield new_door
+    for door in made:
+        await door.close()
+
+
+@pytest.fixture
+async def door(new_door: Callable[..., AnyDoor]) -> AnyDoor:
+    """Open a door to it."""
+    door = new_door()
+    await door.open()
+    return door
+
+
+@pytest.fixture
+def store(door: AnyDoor) -> Store:
+    """Give a Store on the door."""
+    return Store(door)
 
 
 @pytest.fixture

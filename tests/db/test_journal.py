@@ -63,6 +63,7 @@ async def test_a_whole_run_is_projected(store: Store, run: Row, node: Row, journ
     )
 
 
+@pytest.mark.one_door
 async def test_updates_are_known_by_their_node_and_an_unknown_node_keeps_its_flower_id(
     store: Store, run: Row, node: Row, journal: Any
 ) -> None:
@@ -81,6 +82,7 @@ async def test_updates_are_known_by_their_node_and_an_unknown_node_keeps_its_flo
     assert [(row["scope"], row["node_id"], row["name"], row["value"]) for row in metrics] == [("node", node["id"], "loss", 1.5)]
 
 
+@pytest.mark.one_door
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 async def test_batches_of_any_size_give_the_same_rows(
     store: Store, project: Row, journal: Any, run: Row, size: int, database_url: str
@@ -162,6 +164,7 @@ async def test_values_that_jsonb_refuses_do_not_spoil_a_batch(store: Store, run:
     assert rows["5"]["facts"] == {"note": "a\ufffdb\ufffdc"}
 
 
+@pytest.mark.one_door
 async def test_an_update_that_failed_is_a_warning_with_its_cause_in_the_row(
     store: Store, run: Row, node: Row, journal: Any
 ) -> None:
@@ -180,6 +183,7 @@ async def test_an_update_that_failed_is_a_warning_with_its_cause_in_the_row(
     assert event["data"] == {"what": "update.failed", "flower_node_id": BIG, "type": "KeyError"}
 
 
+@pytest.mark.one_door
 async def test_a_late_update_is_recorded_after_its_round_closed_and_one_that_counted_stays(
     store: Store, run: Row, journal: Any
 ) -> None:
@@ -190,6 +194,7 @@ async def test_a_late_update_is_recorded_after_its_round_closed_and_one_that_cou
     assert [(row["flower_node_id"], row["status"], row["tries"]) for row in rows] == [(BIG, "counted", 1), ("5", "late", 1)]
 
 
+@pytest.mark.one_door
 async def test_a_new_attempt_opens_a_round_again_that_was_not_closed(store: Store, run: Row, journal: Any) -> None:
     journal.opened().round_opened(1, BIG, "5", "6").update(1, BIG).update(1, "5", "failed", num_examples=None)
     await store.apply_journal(run["id"], journal.records, 1)
@@ -210,6 +215,7 @@ async def test_a_new_attempt_opens_a_round_again_that_was_not_closed(store: Stor
     assert [(row["flower_run_id"], row["status"]) for row in attempts] == [("77", "lost"), ("78", "running")]
 
 
+@pytest.mark.one_door
 async def test_a_record_of_a_new_attempt_replaces_an_update_of_an_open_round_only(store: Store, run: Row, journal: Any) -> None:
     journal.opened().whole_round(1, BIG).round_opened(2, BIG).update(2, BIG)
     journal.attempt = "78"
@@ -220,6 +226,7 @@ async def test_a_record_of_a_new_attempt_replaces_an_update_of_an_open_round_onl
     assert [(row["round"], row["num_examples"], row["tries"]) for row in rows] == [(1, 10, 1), (2, 99, 2)]
 
 
+@pytest.mark.one_door
 async def test_a_closed_round_is_neither_opened_nor_closed_again(store: Store, run: Row, journal: Any) -> None:
     journal.opened().whole_round(1, BIG).round_opened(1, BIG).round_closed(1, num_examples=99)
     answer = await store.apply_journal(run["id"], journal.records, 2)
@@ -228,6 +235,7 @@ async def test_a_closed_round_is_neither_opened_nor_closed_again(store: Store, r
     assert (row["status"], row["tries"], row["num_examples"]) == ("closed", 1, 10)
 
 
+@pytest.mark.one_door
 async def test_pausing_and_resuming_moves_the_run_and_is_told(store: Store, run: Row, journal: Any) -> None:
     journal.opened().whole_round(1, BIG).add("run.paused", after_round=1)
     answer = await store.apply_journal(run["id"], journal.records, 1)
@@ -237,6 +245,7 @@ async def test_pausing_and_resuming_moves_the_run_and_is_told(store: Store, run:
     assert (answer["status"], names(answer["events"])) == ("running", ["fl.federation.resumed"])
 
 
+@pytest.mark.one_door
 async def test_the_journals_end_decides_over_what_the_server_concluded(store: Store, run: Row, journal: Any) -> None:
     await store.apply_journal(run["id"], journal.opened().whole_round(1, BIG).records, 1)
     await store.move_run(run["id"], "failed", {"type": "ServerAppDied"})
@@ -249,6 +258,7 @@ async def test_the_journals_end_decides_over_what_the_server_concluded(store: St
     assert await store.move_run(run["id"], "failed") is None
 
 
+@pytest.mark.one_door
 async def test_an_end_that_the_server_concluded_first_is_told_once_and_gets_the_journals_cause(
     store: Store, run: Row, journal: Any
 ) -> None:
@@ -261,6 +271,7 @@ async def test_an_end_that_the_server_concluded_first_is_told_once_and_gets_the_
     assert (row["cause"]["type"], row["ended_at"]) == ("KeyError", ended["ended_at"])
 
 
+@pytest.mark.one_door
 async def test_a_started_run_is_told_once_whoever_says_it_first(store: Store, run: Row, journal: Any) -> None:
     moved = await store.move_run(run["id"], "running")
     assert moved is not None
@@ -268,6 +279,7 @@ async def test_a_started_run_is_told_once_whoever_says_it_first(store: Store, ru
     assert names((await store.apply_journal(run["id"], journal.opened().records, 1))["events"]) == []
 
 
+@pytest.mark.one_door
 async def test_the_end_of_an_attempt_with_a_later_one_does_not_end_the_run(
     store: Store, run: Row, journal: Any, new_journal: Callable[[str], Any]
 ) -> None:
@@ -279,6 +291,7 @@ async def test_the_end_of_an_attempt_with_a_later_one_does_not_end_the_run(
     assert [(row["flower_run_id"], row["status"]) for row in rows] == [("77", "failed"), ("78", "starting")]
 
 
+@pytest.mark.one_door
 async def test_rounds_left_open_fail_when_their_run_ends(store: Store, run: Row, journal: Any) -> None:
     await store.apply_journal(run["id"], journal.opened().round_opened(1, BIG).records, 1)
     ended = await store.move_run(run["id"], "stopped")
@@ -325,6 +338,7 @@ async def test_a_journal_of_an_unknown_run_is_refused(store: Store, journal: Any
         await store.forget_projection(str(uuid4()))
 
 
+@pytest.mark.one_door
 async def test_a_removed_nodes_flower_id_is_found_only_where_no_node_of_today_has_it(
     store: Store, project: Row, node: Row, enrol: Callable[..., Awaitable[Row]], run: Row, journal: Any
 ) -> None:

@@ -6,9 +6,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from db.door import Row
+from db.door import Door, Row
 from db.errors import BadValue, NoSuchRow
-from db.postgres_door import PostgresDoor
 from db.store import Store
 
 
@@ -105,8 +104,7 @@ async def test_a_piece_that_makes_no_sense_is_refused(store: Store, run: Row) ->
     assert await store.tail_offset(run["id"], "server.log") == 0
 
 
-async def test_a_run_keeps_so_many_lines_and_says_where_the_rest_is(database_url: str, store: Store, run: Row, node: Row) -> None:
-    door = PostgresDoor(database_url)
+async def test_a_run_keeps_so_many_lines_and_says_where_the_rest_is(door: Door, store: Store, run: Row, node: Row) -> None:
     small = Store(door, log_lines_per_run=3)
     await small.append_log_lines(run["id"], "server.log", 0, 1, lines("a", "b"))
     full = await small.append_log_lines(run["id"], "server.log", 1, 2, lines("c", "d", "e"))
@@ -117,16 +115,13 @@ async def test_a_run_keeps_so_many_lines_and_says_where_the_rest_is(database_url
     assert (await small.accept_reports(node["id"], "spool", [report]))["lines"] == []
     assert await small.tail_offset(run["id"], "server.log") == 3
     assert [row["text"][0] for row in await store.rows("log_list", {"run_id": run["id"]})] == ["a", "b", "c", "3"]
-    await door.close()
 
 
-async def test_a_cap_that_is_met_exactly_is_said_with_the_first_line_beyond(database_url: str, run: Row) -> None:
-    door = PostgresDoor(database_url)
+async def test_a_cap_that_is_met_exactly_is_said_with_the_first_line_beyond(door: Door, run: Row) -> None:
     small = Store(door, log_lines_per_run=2)
     assert len((await small.append_log_lines(run["id"], "server.log", 0, 1, lines("a", "b")))["lines"]) == 2
     beyond = await small.append_log_lines(run["id"], "server.log", 1, 2, lines("c"))
     assert [row["level"] for row in beyond["lines"]] == ["warning"]
-    await door.close()
 
 
 async def test_old_lines_of_ended_runs_are_pruned(store: Store, project: Row, run: Row, database_url: str) -> None:

@@ -22,6 +22,7 @@ async def test_opening_a_project_again_renames_it_and_its_coordinator(store: Sto
     assert (listed["coordinator_external_id"], listed["coordinator_name"]) == ("c-2", "New coordinator")
 
 
+@pytest.mark.one_door
 @pytest.mark.parametrize("slug", ["", "-a", "a b", "a/b", "x" * 64])
 async def test_a_slug_that_is_no_plain_word_is_refused(store: Store, slug: str) -> None:
     with pytest.raises(BadValue, match="projects_slug_is_plain"):

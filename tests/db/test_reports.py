@@ -39,6 +39,7 @@ async def test_lines_are_applied_once_and_in_order(store: Store, node: Row) -> N
     assert (await store.accept_reports(node["id"], "spool", []))["applied_seq"] == 5
 
 
+@pytest.mark.one_door
 async def test_another_spool_counts_from_one_again(store: Store, node: Row, enrol: Enrol) -> None:
     other = await enrol("site-b")
     await store.accept_reports(node["id"], "spool", [line(1, "dropped", log_lines=1)])
@@ -121,6 +122,7 @@ async def test_a_session_tells_its_story(store: Store, node: Row) -> None:
     assert (listed["status"], listed["reason"], listed["session_status"]) == ("offline", "exit code 3", "failed")
 
 
+@pytest.mark.one_door
 async def test_a_session_never_goes_back_and_is_never_anothers(store: Store, node: Row, enrol: Enrol, project: Row) -> None:
     session = str(uuid4())
     other = await enrol("site-b")
@@ -138,6 +140,7 @@ async def test_a_session_never_goes_back_and_is_never_anothers(store: Store, nod
     assert row["status"] == "starting"
 
 
+@pytest.mark.one_door
 async def test_the_next_session_makes_an_unfinished_one_lost(store: Store, node: Row) -> None:
     first, second = str(uuid4()), str(uuid4())
     story = [line(1, "session", session_id=first, status="running"), line(2, "session", session_id=second, status="starting")]
@@ -146,6 +149,7 @@ async def test_the_next_session_makes_an_unfinished_one_lost(store: Store, node:
     assert rows == {first: "lost", second: "starting"}
 
 
+@pytest.mark.one_door
 @pytest.mark.parametrize("is_insecure", [False, True])
 async def test_a_flower_id_that_enrolment_gave_is_changed_by_no_report_unless_the_superlink_asks_for_no_keys(
     store: Store, project: Row, node: Row, is_insecure: bool
@@ -157,6 +161,7 @@ async def test_a_flower_id_that_enrolment_gave_is_changed_by_no_report_unless_th
     assert row["flower_node_id"] == ("6" if is_insecure else node["flower_node_id"])
 
 
+@pytest.mark.one_door
 async def test_a_node_without_a_key_has_the_flower_id_that_it_reports(store: Store, enrol: Enrol) -> None:
     fresh = await enrol("site-b")
     await store.accept_reports(
@@ -173,6 +178,7 @@ async def test_an_inventory_is_the_nodes_from_then_on(store: Store, node: Row) -
     assert (row["hardware"], row["datasets"]) == (inventory["hardware"], inventory["datasets"])
 
 
+@pytest.mark.one_door
 async def test_two_nodes_with_one_dataset_are_warned_of_once(store: Store, node: Row, enrol: Enrol) -> None:
     other = await enrol("site-b")
     gone = await enrol("site-c")
@@ -208,6 +214,7 @@ async def test_forwarded_lines_belong_to_their_run_also_when_it_is_adopted_later
     )
 
 
+@pytest.mark.one_door
 async def test_a_node_cannot_write_into_the_log_of_another_projects_run(store: Store, node: Row) -> None:
     other = await store.open_project("other", "Other", "coordinator", "Coordinator")
     run = await store.adopt_run(other["id"], "77", "9", "app", None, {})

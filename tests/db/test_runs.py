@@ -56,6 +56,7 @@ async def test_of_eight_that_start_at_once_one_run_begins(store: Store, project:
     assert len(await store.rows("event_list", {"name": "fl.federation.created"})) == 1
 
 
+@pytest.mark.one_door
 async def test_another_project_has_its_own_active_run(store: Store, project: Row) -> None:
     other = await store.open_project("other", "Other", "coordinator", "Coordinator")
     await begin(store, project)
@@ -85,6 +86,7 @@ async def test_a_later_attempt_makes_the_open_one_before_it_lost(store: Store, r
     assert [(row["flower_run_id"], row["status"]) for row in rows] == [("77", "lost"), ("78", "starting")]
 
 
+@pytest.mark.one_door
 async def test_the_attempt_of_a_run_that_was_stopped_meanwhile_is_stopped(store: Store, project: Row) -> None:
     run = await begin(store, project)
     await store.move_run(run["id"], "stopped")
@@ -115,6 +117,7 @@ async def test_a_flower_run_of_an_open_intents_fab_is_that_intent(store: Store, 
     assert (again["adopted"], again["id"], again["attempts"]) == ("attempt", intent["id"], 1)
 
 
+@pytest.mark.one_door
 async def test_a_flower_run_that_names_its_intent_is_that_intent_and_no_other(store: Store, project: Row) -> None:
     intent = await begin(store, project)
     stranger = await adopt(store, project, "76", "8", {"current-run-id": str(uuid4())})
@@ -123,6 +126,7 @@ async def test_a_flower_run_that_names_its_intent_is_that_intent_and_no_other(st
     assert (adopted["adopted"], adopted["id"]) == ("intent", intent["id"])
 
 
+@pytest.mark.one_door
 async def test_a_flower_run_with_another_fab_or_after_the_intents_attempt_is_a_new_one(store: Store, project: Row) -> None:
     intent = await begin(store, project)
     other = await adopt(store, project, "70", "7", fab_hash="0" * 64)
@@ -154,6 +158,7 @@ PATHS = [
 ]
 
 
+@pytest.mark.one_door
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_run_goes_along_its_transitions(store: Store, project: Row, path: list[str]) -> None:
     run = await begin(store, project, "shell")
@@ -165,6 +170,7 @@ async def test_a_run_goes_along_its_transitions(store: Store, project: Row, path
     assert ended["ended_at"] is not None
 
 
+@pytest.mark.one_door
 @pytest.mark.parametrize(
     ("path", "refused"),
     [
@@ -190,6 +196,7 @@ async def test_a_step_that_the_transition_table_lacks_changes_nothing(
     assert {**after, "seconds": None} == {**before, "seconds": None}
 
 
+@pytest.mark.one_door
 async def test_a_status_that_no_run_reaches_is_refused(store: Store, run: Row) -> None:
     for status in ("pending", "finished"):
         with pytest.raises(BadValue, match=status):
