@@ -128,7 +128,8 @@ class Store:
     async def accept_reports(self, node_id: str, spool_id: str, lines: Sequence[Any]) -> Row:
         """Apply a client server's report lines in order, each once: {applied_seq, refused, events, lines}.
 
-        `lines` of the answer are the log rows that were added. A malformed line is refused, warned of, and acknowledged.
+        `lines` of the answer are the log lines of runs that were added, each {run_id, at, level, text}. A malformed line is refused,
+        warned of, and acknowledged.
         """
         return await self._row(
             "accept_reports",
@@ -232,7 +233,7 @@ class Store:
         await self._call("forget_projection", run_id=run_id)
 
     async def append_log_lines(self, run_id: str | None, stream: str, start: int, end: int, lines: Sequence[Any]) -> Row:
-        """Append lines read from a file between two offsets: {applied, offset, lines}.
+        """Append lines read from a file between two offsets: {applied, offset}.
 
         Nothing happens unless `start` is the stored offset. lines: {at, level, text, source, node_id}. run_id None: of no run.
         """

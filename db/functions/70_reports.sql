@@ -84,12 +84,19 @@ $$;
 
 create function espalier.report_log(p_node public.nodes, d jsonb, p_log_lines_per_run integer) returns jsonb
 language plpgsql set search_path = '' as $$
+-- Add the lines, and give those that belong to a run: they also go into its directory.
+declare
+  v_run_id uuid := espalier.run_of(p_node.project_id, d ->> 'flower_run_id');
+  v_last bigint;
 begin
   if coalesce(d ->> 'source', '') not in ('clientapp', 'supernode') or jsonb_typeof(d -> 'lines') is distinct from 'array' then
     perform espalier.refuse('ES006', 'A log line has source clientapp or supernode, and lines.');
   end if;
-  return espalier.add_log_lines(espalier.run_of(p_node.project_id, d ->> 'flower_run_id'), p_node.id, d ->> 'flower_run_id',
-    'node:' || p_node.id || ':' || (d ->> 'source'), d ->> 'source', d ->> 'message_id', d -> 'lines', p_log_lines_per_run);
+  v_last := espalier.add_log_lines(v_run_id, p_node.id, d ->> 'flower_run_id', 'node:' || p_node.id || ':' || (d ->> 'source'),
+    d ->> 'source', d ->> 'message_id', d -> 'lines', p_log_lines_per_run);
+  return coalesce((
+    select jsonb_agg(jsonb_build_object('run_id', l.run_id, 'at', l.at, 'level', l.level, 'text', l.text) order by l.key)
+    from public.log_lines l where l.run_id = v_run_id and l.key > v_last and l.node_id = p_node.id), '[]');
 end
 $$;
 

@@ -199,13 +199,14 @@ async def test_forwarded_lines_belong_to_their_run_also_when_it_is_adopted_later
         "message_id": "m1",
         "lines": [{"at": AT, "level": "ERROR", "text": "boom"}],
     }
-    (early,) = (await store.accept_reports(node["id"], "spool", [line(1, "log", **log)]))["lines"]
-    assert (early["run_id"], early["project_id"]) == (None, project["id"])
+    assert (await store.accept_reports(node["id"], "spool", [line(1, "log", **log)]))["lines"] == []
+    (early,) = await store.rows("log_list", {"run_id": None})
+    assert early["project_id"] == project["id"]
     run = await store.adopt_run(project["id"], "77", "9", "app", None, {})
     (later,) = (await store.accept_reports(node["id"], "spool", [line(2, "log", **log)]))["lines"]
-    assert later["run_id"] == run["id"]
     rows = await store.rows("log_list", {"run_id": run["id"]})
-    assert rows == [early | {"run_id": run["id"]}, later]
+    assert rows[0] == early | {"run_id": run["id"]}
+    assert later == {"run_id": run["id"], "at": rows[1]["at"], "level": "error", "text": "boom"}
     assert (rows[0]["level"], rows[0]["source"], rows[0]["node_name"], rows[0]["message_id"]) == (
         "error",
         "clientapp",

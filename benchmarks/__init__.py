@@ -1,0 +1,1 @@
+"""What measures: `python3 run.py bench NAME`, one module a name."""

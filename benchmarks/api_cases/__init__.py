@@ -1,0 +1,1 @@
+"""The cases of `bench api`: one module for each question that its table answers."""
