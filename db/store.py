@@ -128,8 +128,8 @@ class Store:
     async def accept_reports(self, node_id: str, spool_id: str, lines: Sequence[Any]) -> Row:
         """Apply a client server's report lines in order, each once: {applied_seq, refused, events, lines}.
 
-        `lines` of the answer are the log lines of runs that were added, each {run_id, at, level, text}. A malformed line is refused,
-        warned of, and acknowledged.
+        `lines` of the answer are the log lines of runs that were added, each {run_id, at, level, text}. A malformed line is
+        refused, warned of, and acknowledged.
         """
         return await self._row(
             "accept_reports",

@@ -65,7 +65,8 @@ class Node:
         """Wait until the run's ClientApp has said hello; give its proc.json."""
 
         def said_hello() -> list[Path]:
-            return [each for each in self.clientapps(run_id) if "client says hello" in (each / "output.log").read_text()]
+            outputs = [each / "output.log" for each in self.clientapps(run_id)]  # the folder is there before it
+            return [each.parent for each in outputs if each.exists() and "client says hello" in each.read_text()]
 
         folder = wait_for(f"a ClientApp of {self.name} is at work", said_hello)[0]
         return dict(json.loads((folder / "proc.json").read_text()))
