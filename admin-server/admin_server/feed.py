@@ -5,10 +5,12 @@ over: a follower then reads the rows after the last key it has. Keys grow in the
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
+from admin_server.shared_reads import SharedReads
 from db.door import Door, Row, Where
 
 ANY = "*"
@@ -21,12 +23,17 @@ class Feed:
     def __init__(self) -> None:
         self.closed = False
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._numbers = count()
+        self._told: dict[str, int] = {}
+        self._reads = SharedReads()
 
     def publish(self, topics: Iterable[str] = ()) -> None:
         """Say that rows of these runs were committed."""
         for topic in {ANY, *topics}:
-            for event in self._waiting.get(topic, ()):
-                event.set()
+            if topic in self._waiting:
+                self._told[topic] = next(self._numbers)
+                for event in self._waiting[topic]:
+                    event.set()
 
     def close(self) -> None:
         """End all followers, now and later; called when the server is told to stop."""
@@ -40,20 +47,30 @@ class Feed:
         """Hear of a run's news, or of all, from now on."""
         event = asyncio.Event()
         self._waiting.setdefault(topic, set()).add(event)
+        self._told.setdefault(topic, next(self._numbers))
         try:
-            yield News(self, event)
+            yield News(self, topic, event)
         finally:
             self._waiting[topic].discard(event)
             if not self._waiting[topic]:
-                del self._waiting[topic]
+                del self._waiting[topic], self._told[topic]
+
+    async def read(self, topic: str, question: Hashable, read: Callable[[], Awaitable[Any]]) -> Any:
+        """Read for all who ask this since the last news of the topic; to be called while listening to it."""
+        return await self._reads.ask((topic, self._told[topic], question), read)
 
 
 class News:
     """One listener's ear: what is published between two waits is not lost."""
 
-    def __init__(self, feed: Feed, event: asyncio.Event) -> None:
+    def __init__(self, feed: Feed, topic: str, event: asyncio.Event) -> None:
         self._feed = feed
+        self._topic = topic
         self._event = event
+
+    async def read(self, question: Hashable, read: Callable[[], Awaitable[Any]]) -> Any:
+        """Read what was committed up to the last news; other listeners who ask the same share the answer."""
+        return await self._feed.read(self._topic, question, read)
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait for news; False when there is none in that time. Returns at once when the feed is closed."""

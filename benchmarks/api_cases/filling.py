@@ -98,7 +98,7 @@ def journal(attempt: str, size: Size) -> Iterator[dict[str, Any]]:
             told |= {"bytes_down": 56_000, "bytes_up": 56_200, "timings": {"total_s": 1.5, "train_s": 1.1}, "cause": None}
             told |= {"facts": {"node_name": f"node {node_id[-4:]}"}, "message_id": f"{number}-{node_id}", "status": "counted"}
             yield record("update", round=number, node_id=node_id, update_kind="train", wave=0, **told)
-        closed = {"counted": len(nodes), "expected": len(nodes), "num_examples": 480 * len(nodes), "seconds": 2.5}
+        closed: dict[str, Any] = {"counted": len(nodes), "expected": len(nodes), "num_examples": 480 * len(nodes), "seconds": 2.5}
         closed |= {"metrics": {"train_loss": 0.5, "eval_loss": 0.6}, "server_metrics": {"accuracy": 0.9, "loss": 0.6}}
         commit = {"file": f"commit/round-{number}.safetensors", "sha256": "a" * 64, "size_bytes": 54_824}
         yield record("round.closed", round=number, **closed, aggregate_s=0.01, bytes_down=1, bytes_up=1, commit=commit)

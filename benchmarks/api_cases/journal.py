@@ -49,3 +49,33 @@ def record_cpu_ms_a_round() -> float:
             costs.append(time.process_time() - start)
         record.release()
     return statistics.median(costs) * 1000
+
+
+def update(number: int, node: int) -> Update:
+    return Update(
+        round=number,
+        node_id=10**18 + node,
+        message_id=f"{number}-{node}",
+        status="counted",
+        bytes_down=56_000,
+        bytes_up=56_200,
+        num_examples=480,
+        metrics={"train_loss": 0.5, "eval_loss": 0.6, "eval_accuracy": 0.9},
+        timings={"total_s": 1.5, "train_s": 1.1},
+        facts={"node_name": f"site-{node}"},
+    )
+
+
+def closed(number: int) -> ClosedRound:
+    return ClosedRound(
+        round=number,
+        counted=NODES,
+        expected=NODES,
+        num_examples=480 * NODES,
+        metrics={"train_loss": 0.5, "eval_loss": 0.6, "eval_accuracy": 0.9},
+        server_metrics={"accuracy": 0.9, "loss": 0.6},
+        seconds=2.5,
+        aggregate_s=0.01,
+        bytes_down=168_000,
+        bytes_up=168_600,
+    )

@@ -13,31 +13,30 @@ from uuid import uuid4
 
 import httpx
 
+from benchmarks.api_cases.sites import Site
 from benchmarks.measure.table import percentile
 
 FOLLOWERS, LINES = 50, 60
 
 
-async def slowest_of_all_ms(
-    address: str, admin_token: str, site_token: str, node_id: str, run_id: str, flower_run_id: str
-) -> float:
+async def slowest_of_all_ms(address: str, admin_token: str, site: Site) -> float:
     """Give the 95th percentile, over the lines, of the slowest follower."""
     heard: asyncio.Queue[str] = asyncio.Queue()
     ready: asyncio.Queue[None] = asyncio.Queue()
     limits = httpx.Limits(max_connections=FOLLOWERS + 1)
     took = []
     async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits, trust_env=False) as client:
-        followers = [asyncio.create_task(follow(client, admin_token, run_id, ready, heard)) for _ in range(FOLLOWERS)]
+        followers = [asyncio.create_task(follow(client, admin_token, site.run_id, ready, heard)) for _ in range(FOLLOWERS)]
         try:
             async with asyncio.timeout(120):
                 spool = uuid4().hex
-                await send(client, site_token, node_id, flower_run_id, spool, 1, "begin")
+                await send(client, site, spool, 1, "begin")
                 for _ in followers:
                     await ready.get()
                 for seq in range(2, LINES + 2):
                     text = f"line {seq} {uuid4().hex}"
                     start = time.perf_counter()
-                    await send(client, site_token, node_id, flower_run_id, spool, seq, text)
+                    await send(client, site, spool, seq, text)
                     for _ in followers:
                         while await heard.get() != text:
                             continue
@@ -49,12 +48,10 @@ async def slowest_of_all_ms(
     return percentile(took, 95) * 1000
 
 
-async def send(client: httpx.AsyncClient, token: str, node_id: str, flower_run_id: str, spool: str, seq: int, text: str) -> None:
-    lines = [{"at": "2026-11-22T08:00:00Z", "level": "info", "text": text}]
-    data = {"source": "clientapp", "flower_run_id": flower_run_id, "lines": lines}
-    report = {"spool_id": spool, "lines": [{"seq": seq, "kind": "log", "data": data}]}
-    headers = {"Authorization": f"Bearer {token}"}
-    (await client.post(f"/nodes/{node_id}/reports", json=report, headers=headers)).raise_for_status()
+async def send(client: httpx.AsyncClient, site: Site, spool: str, seq: int, text: str) -> None:
+    report = site.report(spool, seq, [{"at": "2026-11-22T08:00:00Z", "level": "info", "text": text}])
+    headers = {"Authorization": f"Bearer {site.token}"}
+    (await client.post(f"/nodes/{site.node_id}/reports", json=report, headers=headers)).raise_for_status()
 
 
 async def follow(

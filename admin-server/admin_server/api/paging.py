@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from control_plane.sse import Event
@@ -37,11 +38,16 @@ async def follow(
     with feed.listening(where.get("run_id", ANY)) as news:
         while not feed.closed:
             try:
-                is_last = await ended()  # asked before the rows are read: what came before the end is then in them
-                while rows := await store.rows(view, given(where), after, FOLLOW_PAGE):
+                is_last = await news.read("ended", ended)  # before the rows are read: what came before the end is then in them
+                is_full = True
+                while is_full:
+                    rows = await news.read(
+                        (view, repr(where), after), partial(store.rows, view, given(where), after, FOLLOW_PAGE)
+                    )
                     for row in rows:
                         after = row["key"]
                         yield Event(kind, row, str(after))
+                    is_full = len(rows) == FOLLOW_PAGE
             except DatabaseUnavailable:
                 is_last = False
             if is_last:

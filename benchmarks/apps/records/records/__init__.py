@@ -1,0 +1,1 @@
+"""A ServerApp that leaves what a run leaves, without training."""

@@ -1,0 +1,5 @@
+"""Nobody is asked."""
+
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
