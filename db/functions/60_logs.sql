@@ -34,7 +34,9 @@ begin
   select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, g.line ->> 'source'),
     case when g.line ->> 'level' in ('debug', 'info', 'warning', 'error', 'critical') then g.line ->> 'level'
       else espalier.log_level(g.line ->> 'level') end,
-    left(coalesce(g.line ->> 'text', g.line #>> '{}', ''), 16384), p_message_id, coalesce(espalier.as_time(g.line ->> 'at'), now())
+    left(coalesce(g.line ->> 'text', g.line #>> '{}', ''), 16384), p_message_id,
+    case when espalier.is_plain_time(g.line ->> 'at') then (g.line ->> 'at')::timestamptz
+      else coalesce(espalier.as_time(g.line ->> 'at'), now()) end
   from jsonb_array_elements(p_lines) with ordinality as g (line, place)
   left join public.nodes n on p_node_id is null and n.id::text = g.line ->> 'node_id'
   where g.place <= v_room

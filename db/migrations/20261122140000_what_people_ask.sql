@@ -176,6 +176,25 @@ begin
 end
 $$;
 
+create function espalier.is_plain_time(p_value text) returns boolean
+language sql immutable as $$
+  -- Can it be cast without a doubt? No search_path is set, so that this is inlined where it is asked a thousand times a statement.
+  select p_value operator(pg_catalog.~)
+    '^[1-8]\d{3}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-](0\d|1[0-2]):[0-5]\d)$'
+$$;
+
+create or replace function espalier.as_time(p_value text) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+-- A time that somebody else wrote, null if it is none; without an offset it is UTC.
+begin
+  -- An exception block is a subtransaction (10 microseconds).
+  if espalier.is_plain_time(p_value) then
+    return p_value::timestamptz;
+  end if;
+  return espalier.in_calendar(espalier.as_odd_time(p_value));
+end
+$$;
+
 create function espalier.add_log_lines(
   p_run_id uuid, p_node_id uuid, p_flower_run_id text, p_stream text, p_source text, p_message_id text, p_lines jsonb, p_log_lines_per_run integer
 ) returns bigint
@@ -199,7 +218,9 @@ begin
   select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, g.line ->> 'source'),
     case when g.line ->> 'level' in ('debug', 'info', 'warning', 'error', 'critical') then g.line ->> 'level'
       else espalier.log_level(g.line ->> 'level') end,
-    left(coalesce(g.line ->> 'text', g.line #>> '{}', ''), 16384), p_message_id, coalesce(espalier.as_time(g.line ->> 'at'), now())
+    left(coalesce(g.line ->> 'text', g.line #>> '{}', ''), 16384), p_message_id,
+    case when espalier.is_plain_time(g.line ->> 'at') then (g.line ->> 'at')::timestamptz
+      else coalesce(espalier.as_time(g.line ->> 'at'), now()) end
   from jsonb_array_elements(p_lines) with ordinality as g (line, place)
   left join public.nodes n on p_node_id is null and n.id::text = g.line ->> 'node_id'
   where g.place <= v_room
