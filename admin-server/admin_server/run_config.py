@@ -34,6 +34,7 @@ LIMIT_TYPES: dict[str, Callable[[Any], bool]] = {
     "at-least": _is_number,
     "above": _is_number,
     "below": _is_number,
+    "at-most": _is_number,
 }
 
 
@@ -49,6 +50,7 @@ class Limits:
     at_least: float | None = None
     above: float | None = None
     below: float | None = None
+    at_most: float | None = None
 
     @classmethod
     def of(cls, key: str, told: Any) -> "Limits":
@@ -76,7 +78,9 @@ class Limits:
             return f"must be at least {self.at_least:g}"
         if self.above is not None and value <= self.above:
             return f"must be above {self.above:g}"
-        return f"must be below {self.below:g}" if self.below is not None and value >= self.below else None
+        if self.below is not None and value >= self.below:
+            return f"must be below {self.below:g}"
+        return f"must be at most {self.at_most:g}" if self.at_most is not None and value > self.at_most else None
 
 
 def check(declared: Mapping[str, Scalar], limits: Mapping[str, Limits], given: Mapping[str, Any]) -> dict[str, Scalar]:

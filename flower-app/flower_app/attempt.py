@@ -62,8 +62,8 @@ def _run(
     """Run, write the end line, and give the status; a failed run raises."""
     try:
         config = RunConfig.parse(run_config)
-        strategy = StrategyDriver(config)
-        status = RoundEngine(grid, config, make_workload(config), strategy, record, control, clock).run()
+        engine = RoundEngine(grid, config, make_workload(config), StrategyDriver(config), record, control, clock)
+        status = engine.run()
     except Exception as error:
         cause = error.cause if isinstance(error, RoundFailed) else None
         record.closed(FAILED, cause or cause_of(error, last_lines.lines()))
@@ -72,7 +72,7 @@ def _run(
         if control.read().want == "stop":
             record.closed(STOPPED)
         raise
-    record.closed(status)
+    record.closed(status, ended_early=engine.ended_early)
     return status
 
 

@@ -4,7 +4,8 @@ Errors: ConfigError names the key, what it needs and what it got.
 """
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -17,9 +18,9 @@ class ConfigError(ValueError):
     """A key of the run config or of a node's config has a value that cannot be used."""
 
 
-def key(default: ConfigValue, *, at_least: float | None = None, above: float | None = None, below: float | None = None) -> Any:
-    """Declare a key with its default and the range its value must lie in."""
-    return field(default=default, metadata={"at_least": at_least, "above": above, "below": below})
+def key(default: ConfigValue, **limits: Any) -> Any:
+    """Declare a key with its default and the range its value must lie in: at_least, above, below, at_most, or choices."""
+    return field(default=default, metadata=limits)
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,15 @@ class RunConfig:
     num_rounds: int = key(10, at_least=1)
     strategy: str = key("fedavg")
     proximal_mu: float = key(0.1, at_least=0)
-    server_lr: float = key(0.1, above=0)
+    server_lr: float = key(0.0, at_least=0)
+    server_momentum: float = key(0.9, above=0, below=1)
     beta_1: float = key(0.9, at_least=0, below=1)
     beta_2: float = key(0.99, at_least=0, below=1)
     tau: float = key(0.001, above=0)
+    trim_share: float = key(0.2, at_least=0, below=0.5)
+    malicious_nodes: int = key(0, at_least=0)
+    krum_select: int = key(1, at_least=1)
+    fair_q: float = key(0.1, at_least=0)
     seed: int = key(42, at_least=0)
     lr: float = key(0.05, above=0)
     local_epochs: int = key(5, at_least=1)
@@ -51,9 +57,24 @@ class RunConfig:
     eval_share: float = key(0.2, at_least=0, below=1)
     server_eval_every: int = key(1, at_least=0)
     checkpoint_every: int = key(0, at_least=0)
+    client_eval_every: int = key(0, at_least=0)
+    client_eval_fraction: float = key(1.0, above=0, at_most=1)
+    client_eval_nodes: str = key("")
+    quick_eval_examples: int = key(0, at_least=0)
+    stop_metric: str = key("")
+    stop_at: float = key(0.0)
+    stop_mode: str = key("max", choices=("max", "min"))
+    k_of_n: int = key(0, at_least=0)
+    min_updates: int = key(1, at_least=1)
+    round_retries: int = key(2, at_least=0)
+    late: str = key("drop", choices=("drop", "carry"))
+    staleness_alpha: float = key(0.5, at_least=0)
+    max_update_norm: float = key(0.0, at_least=0)
+    server_memory_limit_mb: int = key(0, at_least=0)
     min_available: int = key(1, at_least=1)
     min_available_timeout_s: float = key(600, at_least=0)
     round_timeout_s: float = key(3600, above=0)
+    run_timeout_s: float = key(0.0, at_least=0)
     values: Mapping[str, ConfigValue] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     @classmethod
@@ -123,10 +144,20 @@ def _typed(name: str, value: ConfigValue, kind: type[T]) -> T:
     return value
 
 
+_TESTS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "at_least": (operator.ge, "at least"),
+    "above": (operator.gt, "above"),
+    "below": (operator.lt, "below"),
+    "at_most": (operator.le, "at most"),
+}
+
+
 def _in_range(name: str, value: Any, limits: Mapping[str, Any]) -> None:
-    if limits["at_least"] is not None and value < limits["at_least"]:
-        raise ConfigError(f"{name} needs to be at least {limits['at_least']:g}, got {value!r}")
-    if limits["above"] is not None and value <= limits["above"]:
-        raise ConfigError(f"{name} needs to be above {limits['above']:g}, got {value!r}")
-    if limits["below"] is not None and value >= limits["below"]:
-        raise ConfigError(f"{name} needs to be below {limits['below']:g}, got {value!r}")
+    for kind, limit in limits.items():
+        if kind == "choices":
+            if value not in limit:
+                raise ConfigError(f"{name} needs to be one of {', '.join(limit)}, got {value!r}")
+            continue
+        holds, words = _TESTS[kind]
+        if not holds(value, limit):
+            raise ConfigError(f"{name} needs to be {words} {limit:g}, got {value!r}")

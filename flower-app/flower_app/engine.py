@@ -1,49 +1,56 @@
 """The round engine: it asks nodes, takes their updates in as they come, commits each round, and can go on after any crash.
 
-gate ──enough nodes──▶ send ──▶ collect ──closed──▶ aggregate ──▶ evaluate ──▶ commit ──▶ keep ─┐
- ▲  └─pause: hold                 │ no valid update                                             │
- └────────────────────────────────┼──────────────── next round ◀────────────────────────────────┘
+gate ──enough nodes──▶ send ──▶ collect ──closed──▶ aggregate ──▶ score ──▶ commit ──▶ keep ──▶ sites score ─┐
+ ▲  ├─pause: hold                 │ too few valid updates                                                      │
+ │  ◀─────────retry, a few times──┤                                                                            │
+ └────────────────────────────────┼──────────────── next round ◀───────────────────────────────────────────────┘
                                   ▼
                               RoundFailed          control.json wants stop, at any poll ──▶ StopAsked
 """
 
 import time
 from dataclasses import replace
-from logging import INFO
+from logging import INFO, WARNING
 
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
+from flower_app.accumulate import HeldUpdates, MeanMetrics, WeightedMean
 from flower_app.causes import Cause
 from flower_app.clock import Clock
 from flower_app.commit import Commit
 from flower_app.config import RunConfig
 from flower_app.control import Control, ControlFile, StopAsked
+from flower_app.evaluation import Evaluation
+from flower_app.gate import Gate
+from flower_app.late import LateMessages
+from flower_app.limits import RunClock, see_that_updates_fit
 from flower_app.record import CHECKPOINT, COMPLETED, FINAL, STOPPED, RunRecord
-from flower_app.round import POLL_S, OpenRound, Sent, pulled
+from flower_app.replies import Asked, read_score, read_update
+from flower_app.round import POLL_S, Around, OpenRound
 from flower_app.selection import Presence, Select, select_all
-from flower_app.strategies import StrategyDriver
-from flower_app.updates import COUNTED, LOST, ClosedRound, Update
-from flower_app.wire import to_record
+from flower_app.strategies import MESSAGE_TTL_S, StrategyDriver
+from flower_app.updates import COUNTED, EVALUATE, LOST, TRAIN, ClosedRound, Update
+from flower_app.wire import digest
 from flower_app.workloads.interface import Arrays, Metrics, Workload
 
-PROGRESS_EVERY_S = 5.0
+TrainingRound = OpenRound[WeightedMean | HeldUpdates]
 NODES_TOLD = 20
+RETRY_S, RETRY_LONGEST_S = 1.0, 30.0
 
 
 class RoundFailed(RuntimeError):
-    """A round ended without one valid update; cause is the node's that says most."""
+    """A round ended without enough valid updates; cause is the node's that says most."""
 
-    def __init__(self, number: int, updates: list[Update]) -> None:
+    def __init__(self, number: int, updates: list[Update], needed: int, tries: int) -> None:
         causes = [update.cause for update in sorted(updates, key=_says_least) if update.cause]
         told = [cause.sentence() for cause in causes[:NODES_TOLD]]
         told += [f"and {len(causes) - NODES_TOLD} more nodes"] if len(causes) > NODES_TOLD else []
-        super().__init__(f"round {number} had no valid update. {'; '.join(told)}")
+        count = sum(update.status == COUNTED for update in updates)
+        had = f"had {count} valid updates of at least {needed}" if count or needed > 1 else "had no valid update"
+        tried = f" in {tries} tries" if tries > 1 else ""
+        super().__init__(f"round {number} {had}{tried}. {'; '.join(told)}")
         self.cause = replace(causes[0], message=str(self)) if causes else None
-
-
-class TooFewNodes(RuntimeError):
-    """Not enough nodes came in time."""
 
 
 class RoundEngine:
@@ -60,31 +67,40 @@ class RoundEngine:
         clock: Clock,
         select: Select = select_all,
     ) -> None:
+        """Raises ConfigError for what strategy and workload cannot do together with the config."""
         self._grid, self._config, self._workload, self._strategy = grid, config, workload, strategy
         self._record, self._control_file, self._clock, self._select = record, control, clock, select
         self._names = record.node_names()
-        self._owed: dict[str, Sent] = {}
+        self._around = Around(grid, clock, self._control, self._updated, self._names.get)
+        self._gate = Gate(config, record, clock)
+        self._late = LateMessages(config, grid, self._updated)
+        self._evaluation = Evaluation(config, workload)
+        self._limit = RunClock(config.run_timeout_s, record.opened_at(), clock)
         self._arrays: Arrays = {}
         self._last_round = 0
+        self.ended_early: str | None = None
 
     def run(self) -> str:
         """Run all rounds that are left, keep the final model, and give how it ended: "completed" or "stopped".
 
-        Raises RoundFailed, TooFewNodes, CommitDamaged, RunMismatch, and what Flower or the workload raises.
+        Raises RoundFailed, TooFewNodes, RunTimeout, UpdatesDoNotFit, CommitDamaged, RunMismatch, and what Flower or the workload
+        raises; the last committed model is kept all the same.
         """
         status = COMPLETED
         try:
             self._all_rounds()
         except StopAsked:
             status = STOPPED
-        if self._last_round:
-            self._record.keep(FINAL, self._last_round, self._arrays)
+        except Exception:
+            self._keep_final()
+            raise
+        self._keep_final()
         return status
 
     def _all_rounds(self) -> None:
         commit = self._record.last_commit(self._config)
         if commit:
-            self._strategy.restore(commit.state)
+            self._strategy.restore(commit.state, commit.arrays)
             self._last_round = commit.round
         self._arrays = commit.arrays if commit else self._workload.initial_arrays()
         self._record.opened(self._config, self._arrays, self._last_round)
@@ -92,34 +108,59 @@ class RoundEngine:
             self._keep_checkpoint()  # a crash may have come between the round and its artifact
             log(INFO, "going on after round %d", self._last_round)
         for number in range(self._last_round + 1, self._config.num_rounds + 1):
-            self._one_round(number, self._wait_for_nodes(number))
+            closed = self._round(number)
             self._keep_checkpoint()
+            scores = self._scored_by_sites(number)
+            self.ended_early = self._evaluation.good_enough(closed.server_metrics, {**closed.metrics, **scores})
+            if self.ended_early:
+                log(INFO, "stopping after round %d: %s", number, self.ended_early)
+                break
 
-    def _one_round(self, number: int, available: list[int]) -> None:
+    def _round(self, number: int) -> ClosedRound:
+        """Make one round happen, in a few tries if need be. Raises RoundFailed."""
+        for tried in range(1, self._config.round_retries + 2):
+            opened = self._one_try(number)
+            if opened.gathered.count >= self._strategy.least:
+                return self._close(number, opened)
+            failure = RoundFailed(number, opened.updates, self._strategy.least, tried)
+            if tried <= self._config.round_retries:
+                log(WARNING, "%s; trying again", failure)
+                self._clock.sleep(min(RETRY_S * 2 ** (tried - 1), RETRY_LONGEST_S))
+        raise failure
+
+    def _one_try(self, number: int) -> TrainingRound:
+        nodes = self._select(number, self._gate.wait(number, self._present, self._hold_while_paused))
+        see_that_updates_fit(self._config, self._strategy.rule, self._arrays, len(nodes))
         started = self._clock.monotonic()
-        nodes = self._select(number, available)
-        messages = self._strategy.messages(number, to_record(self._arrays), nodes, self._grid)
-        needed = len(messages)
+        messages = self._strategy.messages(number, self._arrays, nodes, self._grid)
+        needed = min(self._config.k_of_n or len(messages), len(messages))
         self._record.round_opened(number, [message.metadata.dst_node_id for message in messages], needed)
-        opened = OpenRound(number, self._arrays, self._grid, self._clock, self._control, self._updated, self._names.get)
+        limit = self._config.max_update_norm
+        asked = Asked(number, digest(self._arrays), limit, self._arrays if limit else None)
+        opened = TrainingRound(
+            TRAIN, asked, self._arrays, read_update, self._strategy.gathering(self._arrays), self._around, started
+        )
         opened.send(messages)
         del messages
-        opened.collect(needed, started + self._config.round_timeout_s)
-        self._owed |= opened.close()
-        if not opened.mean.count:
-            raise RoundFailed(number, opened.updates)
+        opened.collect(needed, self._limit.deadline(started + self._config.round_timeout_s))
+        self._late.add(opened.close())
+        if isinstance(opened.gathered, WeightedMean):
+            opened.carried = self._late.count_in(number, opened.gathered, opened.counted())
+        return opened
+
+    def _close(self, number: int, opened: TrainingRound) -> ClosedRound:
         start = time.perf_counter()
-        arrays = self._strategy.aggregate(number, opened.mean)
+        arrays = self._strategy.aggregate(number, opened.gathered, self._arrays)
         aggregate_s = opened.aggregate_s + time.perf_counter() - start
-        server_metrics = self._evaluated(number, arrays)
         closed = ClosedRound(
             round=number,
-            counted=opened.mean.count,
-            expected=needed,
-            num_examples=opened.mean.num_examples,
-            metrics=opened.mean.metrics(),
-            server_metrics=server_metrics,
-            seconds=self._clock.monotonic() - started,
+            counted=opened.gathered.count,
+            carried=opened.carried,
+            expected=len(opened.updates),
+            num_examples=opened.gathered.num_examples,
+            metrics=opened.gathered.metrics(),
+            server_metrics=self._evaluation.on_server(number, arrays),
+            seconds=self._clock.monotonic() - opened.started,
             aggregate_s=aggregate_s,
             bytes_down=sum(update.bytes_down for update in opened.updates),
             bytes_up=sum(update.bytes_up for update in opened.updates),
@@ -127,13 +168,25 @@ class RoundEngine:
         self._record.round_closed(closed, Commit(number, arrays, self._strategy.state()), self._strategy.name)
         self._arrays, self._last_round = arrays, number
         log(INFO, "%s", progress_line(closed, self._config.num_rounds))
+        return closed
 
-    def _evaluated(self, number: int, arrays: Arrays) -> Metrics:
-        every = self._config.server_eval_every
-        evaluate = getattr(self._workload, "server_evaluate", None)
-        if evaluate is None or not every or (number % every and number != self._config.num_rounds):
+    def _scored_by_sites(self, number: int) -> Metrics:
+        """Let sites score the model of a round that is committed; nothing of a run depends on whether they do."""
+        nodes = self._evaluation.asked_after(number, self._present().available(), self._names.get)
+        if not nodes:
             return {}
-        return {name: float(value) for name, value in evaluate(arrays).items()}
+        asked = Asked(number, digest(self._arrays))
+        opened = OpenRound(EVALUATE, asked, self._arrays, read_score, MeanMetrics(), self._around, self._clock.monotonic())
+        opened.send(self._evaluation.messages(number, self._arrays, nodes, MESSAGE_TTL_S))
+        opened.collect(len(nodes), self._limit.deadline(opened.started + self._config.round_timeout_s))
+        self._late.add(opened.close())
+        scores = opened.gathered.metrics()
+        self._record.scored(number, len(nodes), opened.gathered.count, scores)
+        return scores
+
+    def _keep_final(self) -> None:
+        if self._last_round:
+            self._record.keep(FINAL, self._last_round, self._arrays)
 
     def _keep_checkpoint(self) -> None:
         every = self._config.checkpoint_every
@@ -151,6 +204,7 @@ class RoundEngine:
         control = self._control_file.read()
         if control.want == "stop":
             raise StopAsked
+        self._limit.check()
         return control
 
     def _hold_while_paused(self) -> float:
@@ -166,37 +220,12 @@ class RoundEngine:
         log(INFO, "going on after the pause")
         return self._clock.monotonic() - started
 
-    def _wait_for_nodes(self, number: int) -> list[int]:
-        """Hold while paused, and until min-available nodes can start at once, telling every few seconds who is missing.
-
-        Raises TooFewNodes.
-        """
-        wanted, limit_s = self._config.min_available, self._config.min_available_timeout_s
-        started, told = self._clock.monotonic(), -PROGRESS_EVERY_S
-        while True:
-            started += self._hold_while_paused()
-            available = self._available()
-            if len(available) >= wanted:
-                return available
-            waited = self._clock.monotonic() - started
-            if waited >= limit_s:
-                raise TooFewNodes(f"{len(available)} of {wanted} nodes were available after {limit_s:g} s")
-            if waited - told >= PROGRESS_EVERY_S:
-                told = waited
-                left = limit_s - waited
-                log(INFO, "round %d waits for nodes: %d of %d available, %.0f s left", number, len(available), wanted, left)
-            self._clock.sleep(POLL_S)
-
-    def _available(self) -> list[int]:
+    def _present(self) -> Presence:
         lost = self._control().lost_nodes
-        for group in pulled(self._grid, list(self._owed), self._arrays):
-            for reply in group:  # too late to count: the node is free again
-                self._owed.pop(reply.metadata.reply_to_message_id, None)
-        self._owed = {message_id: sent for message_id, sent in self._owed.items() if sent.node_id not in lost}
+        self._late.take_in(self._arrays, lost)
         online = list(self._grid.get_nodes())
         self._names |= {node.node_id: node.name for node in online if node.name and node.node_id not in self._names}
-        owing = [sent.node_id for sent in self._owed.values()]
-        return Presence([node.node_id for node in online], owing, lost).available()
+        return Presence([node.node_id for node in online], self._late.owing(), lost)
 
 
 def progress_line(closed: ClosedRound, num_rounds: int) -> str:
@@ -205,8 +234,9 @@ def progress_line(closed: ClosedRound, num_rounds: int) -> str:
         name.removeprefix("eval_"): value for name, value in closed.metrics.items() if name.startswith("eval_")
     }
     told = "".join(f", {name} {scores[name]:.4f}" for name in ("accuracy", "loss") if name in scores)
+    carried = f" ({closed.carried} carried)" if closed.carried else ""
     return (
-        f"round {closed.round}/{num_rounds}: {closed.counted}/{closed.expected} updates{told}, {closed.seconds:.1f} s, "
+        f"round {closed.round}/{num_rounds}: {closed.counted}/{closed.expected} updates{carried}{told}, {closed.seconds:.1f} s, "
         f"{closed.bytes_down} bytes down, {closed.bytes_up} bytes up"
     )
 

@@ -1,6 +1,7 @@
 """The record of a run: journal, commits, artifacts and reports, written in the order that makes a crash harmless."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from flower_app.reports import Reports
 from flower_app.run_directory import RunDirectory
 from flower_app.tensor_file import write_tensors
 from flower_app.updates import ClosedRound, Update
-from flower_app.workloads.interface import Arrays
+from flower_app.workloads.interface import Arrays, Metrics
 
 COMPLETED, FAILED, STOPPED = "completed", "failed", "stopped"
 CHECKPOINT, FINAL = "checkpoint", "final"
@@ -28,9 +29,13 @@ class RunRecord(Protocol):
 
     def node_names(self) -> dict[int, str]: ...
 
+    def opened_at(self) -> datetime | None: ...
+
     def last_commit(self, config: RunConfig) -> Commit | None: ...
 
     def opened(self, config: RunConfig, model: Arrays, resumed_after: int) -> None: ...
+
+    def waiting(self, number: int, here: int, wanted: int, until: datetime) -> None: ...
 
     def round_opened(self, number: int, nodes: Sequence[int], needed: int) -> None: ...
 
@@ -38,13 +43,15 @@ class RunRecord(Protocol):
 
     def round_closed(self, closed: ClosedRound, commit: Commit, strategy: str) -> None: ...
 
+    def scored(self, number: int, asked: int, counted: int, metrics: Metrics) -> None: ...
+
     def keep(self, role: str, number: int, arrays: Arrays) -> None: ...
 
     def paused(self, after_round: int) -> None: ...
 
     def resumed(self, after_round: int) -> None: ...
 
-    def closed(self, status: str, cause: Cause | None = None) -> None: ...
+    def closed(self, status: str, cause: Cause | None = None, ended_early: str | None = None) -> None: ...
 
     def release(self) -> None: ...
 
@@ -66,6 +73,11 @@ class RecordedRun:
         """Give the names that nodes told earlier attempts."""
         updates = [each for each in self._past if each["kind"] == "update"]
         return {int(each["node_id"]): str(each["facts"]["node_name"]) for each in updates if each["facts"].get("node_name")}
+
+    def opened_at(self) -> datetime | None:
+        """Say when the first attempt opened the run; None for the first one."""
+        opened = [each["at"] for each in self._past if each["kind"] == "run.opened"]
+        return datetime.fromisoformat(opened[0]) if opened else None
 
     def last_commit(self, config: RunConfig) -> Commit | None:
         """Give the last committed round, or None for a fresh run.
@@ -103,6 +115,11 @@ class RecordedRun:
         )
         self._reports.opened(record)
 
+    def waiting(self, number: int, here: int, wanted: int, until: datetime) -> None:
+        """Say that a round cannot begin yet, and when the run gives up."""
+        shown = until.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._journal.append("round.waiting", {"round": number, "available": here, "wanted": wanted, "until": shown})
+
     def round_opened(self, number: int, nodes: Sequence[int], needed: int) -> None:
         """Say whom a round asks, before its messages leave."""
         self._journal.append("round.opened", {"round": number, "nodes": [str(node) for node in nodes], "needed": needed})
@@ -123,6 +140,10 @@ class RecordedRun:
         self._committed[closed.round] = proof
         self._commits.forget_before(closed.round)
         self._reports.closed(record)
+
+    def scored(self, number: int, asked: int, counted: int, metrics: Metrics) -> None:
+        """Say what sites scored the model of a committed round."""
+        self._journal.append("round.scored", {"round": number, "expected": asked, "counted": counted, "metrics": metrics})
 
     def keep(self, role: str, number: int, arrays: Arrays) -> None:
         """Keep the model of a committed round as an artifact; what an earlier attempt kept is not kept twice."""
@@ -154,8 +175,11 @@ class RecordedRun:
         """Say that a paused run goes on."""
         self._journal.append("run.resumed", {"after_round": after_round}, durable=True)
 
-    def closed(self, status: str, cause: Cause | None = None) -> None:
-        """End the attempt; who waits for a completed run finds its chart drawn, who stops one does not wait for it."""
+    def closed(self, status: str, cause: Cause | None = None, ended_early: str | None = None) -> None:
+        """End the attempt; who waits for a completed run finds its chart drawn, who stops one does not wait for it.
+
+        ended_early: why a completed run did not do all its rounds.
+        """
         if status == COMPLETED:
             self._reports.close()
         self._journal.append(
@@ -164,6 +188,7 @@ class RecordedRun:
                 "status": status,
                 "last_round": max(self._committed, default=0),
                 "cause": cause.record() if cause else None,
+                "ended_early": ended_early,
             },
             durable=True,
         )
@@ -180,10 +205,15 @@ class Unrecorded:
     def node_names(self) -> dict[int, str]:
         return {}
 
+    def opened_at(self) -> datetime | None:
+        return None
+
     def last_commit(self, config: RunConfig) -> Commit | None:
         return None
 
     def opened(self, config: RunConfig, model: Arrays, resumed_after: int) -> None: ...
+
+    def waiting(self, number: int, here: int, wanted: int, until: datetime) -> None: ...
 
     def round_opened(self, number: int, nodes: Sequence[int], needed: int) -> None: ...
 
@@ -191,12 +221,14 @@ class Unrecorded:
 
     def round_closed(self, closed: ClosedRound, commit: Commit, strategy: str) -> None: ...
 
+    def scored(self, number: int, asked: int, counted: int, metrics: Metrics) -> None: ...
+
     def keep(self, role: str, number: int, arrays: Arrays) -> None: ...
 
     def paused(self, after_round: int) -> None: ...
 
     def resumed(self, after_round: int) -> None: ...
 
-    def closed(self, status: str, cause: Cause | None = None) -> None: ...
+    def closed(self, status: str, cause: Cause | None = None, ended_early: str | None = None) -> None: ...
 
     def release(self) -> None: ...

@@ -13,10 +13,13 @@ from flower_app.text import cleaned
 from flower_app.wire import NotAnArray, size_bytes, to_arrays
 from flower_app.workloads.interface import Arrays, Metrics
 
-ARRAYS, METRICS, FACTS, TIMINGS, CONFIG = "arrays", "metrics", "facts", "timings", "config"
+ARRAYS, METRICS, FACTS, TIMINGS, CONFIG, ANSWERS = "arrays", "metrics", "facts", "timings", "config", "answers"
 """Names of the records in a message and its reply."""
 
-NUM_EXAMPLES = "num-examples"
+NUM_EXAMPLES, ROUND, MODEL_SHA256 = "num-examples", "round", "model-sha256"
+"""What a reply has to say: how much it weighs, which round it answers, and which model it started from (wire.digest)."""
+
+BLOCK = 2**16  # elements that are compared at a time, so that no copy of a large model is made
 NAME_LIMIT, FACTS_LIMIT, METRICS_LIMIT = 200, 50, 200
 EXAMPLES_LIMIT, METRIC_LIMIT = 10**12, 1e100  # so that no sum over nodes leaves int64 or float64
 
@@ -34,17 +37,33 @@ class ValidUpdate:
     metrics: Metrics
 
 
-def read_update(reply: Message, like: Arrays) -> ValidUpdate:
-    """Check a reply against the model that was sent.
+@dataclass(frozen=True)
+class Asked:
+    """What a reply has to answer: the round, and the digest of the model that was sent in it.
 
-    Raises Refused with the first thing that is wrong: records, names, shapes, dtypes, NaN or Inf, num-examples < 1.
+    model: that model, where updates have a limit of their norm.
     """
+
+    round: int
+    sha256: str
+    max_norm: float = 0.0
+    model: Arrays | None = None
+
+
+def read_update(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
+    """Check a reply against the model that was sent, which has the form of `like`.
+
+    Raises Refused with the first thing that is wrong: records, round, model, names, shapes, dtypes, NaN or Inf,
+    num-examples < 1, norm of its difference to the model.
+    """
+    answers_what_was_asked(reply, asked)
     records = list(reply.content.array_records.values())
     if len(records) != 1:
         raise Refused(f"needs one ArrayRecord, has {len(records)}")
     metric_records = list(reply.content.metric_records.values())
     if len(metric_records) != 1:
         raise Refused(f"needs one MetricRecord, has {len(metric_records)}")
+    answers_what_was_asked(reply, asked)
     num_examples, metrics = _counted(metric_records[0])
     try:
         arrays = to_arrays(records[0])
@@ -54,7 +73,30 @@ def read_update(reply: Message, like: Arrays) -> ValidUpdate:
     for name, values in arrays.items():
         if values.dtype.kind == "f" and not _is_finite(values):
             raise Refused(f"array {name} holds NaN or Inf")
+    if asked.max_norm and asked.model is not None:
+        norm = _distance(arrays, asked.model)
+        if not norm <= asked.max_norm:
+            raise Refused(f"its difference to the model has norm {norm:.6g}, more than max-update-norm {asked.max_norm:g}")
     return ValidUpdate({name: arrays[name] for name in like}, num_examples, metrics)
+
+
+def read_score(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
+    """Check the answer to an evaluate message; it brings no arrays. Raises Refused as read_update does."""
+    metric_records = list(reply.content.metric_records.values())
+    if len(metric_records) != 1:
+        raise Refused(f"needs one MetricRecord, has {len(metric_records)}")
+    answers_what_was_asked(reply, asked)
+    num_examples, metrics = _counted(metric_records[0])
+    return ValidUpdate({}, num_examples, metrics)
+
+
+def answers_what_was_asked(reply: Message, asked: Asked) -> None:
+    """See that a reply names its round and its model. Raises Refused."""
+    said = reply.content.config_records.get(ANSWERS, ConfigRecord())
+    if said.get(ROUND) != asked.round:
+        raise Refused(f"it answers round {said.get(ROUND)!r}, and was asked in round {asked.round}"[:NAME_LIMIT])
+    if said.get(MODEL_SHA256) != asked.sha256:
+        raise Refused(f"it started from another model: {said.get(MODEL_SHA256)!r}, asked was {asked.sha256}"[:NAME_LIMIT])
 
 
 def facts_of(reply: Message) -> tuple[dict[str, Any], dict[str, float]]:
@@ -103,6 +145,18 @@ def _same_form(arrays: Arrays, like: Arrays) -> None:
             raise Refused(f"array {name} has shape {values.shape}, the model's is {like[name].shape}")
         if values.dtype != like[name].dtype:
             raise Refused(f"array {name} has dtype {values.dtype}, the model's is {like[name].dtype}")
+
+
+def _distance(arrays: Arrays, model: Arrays) -> float:
+    """Give the L2 norm of the difference, over all arrays of floating point, in float64."""
+    total = 0.0
+    for name, values in arrays.items():
+        if values.dtype.kind == "f":
+            for first in range(0, values.size, BLOCK):
+                part = slice(first, first + BLOCK)
+                difference = np.subtract(values.reshape(-1)[part], model[name].reshape(-1)[part], dtype=np.float64)
+                total += float(np.dot(difference, difference))
+    return math.sqrt(total)
 
 
 def _is_finite(values: NDArray[Any]) -> bool:

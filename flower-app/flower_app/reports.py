@@ -8,6 +8,7 @@ from flower_app.chart import ChartPainter
 from flower_app.files import write_json
 from flower_app.journal import Record
 from flower_app.run_directory import RunDirectory
+from flower_app.updates import TRAIN
 
 
 class Reports:
@@ -57,7 +58,8 @@ class Reports:
         """Choose the file of an update: by the node's name as it told it in any update of this run."""
         name = record["facts"].get("node_name") or (record["cause"] or {}).get("node_name")
         known = self._names.setdefault(record["node_id"], str(name)) if name else self._names.get(record["node_id"])
-        return self._directory.update(known, record["node_id"], record["round"])
+        kind = "" if record["update_kind"] == TRAIN else f"_{record['update_kind']}"
+        return self._directory.update(known, record["node_id"], f"{record['round']}{kind}")
 
 
 def history_entry(record: Record) -> dict[str, Any]:

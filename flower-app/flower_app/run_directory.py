@@ -19,9 +19,9 @@ class RunDirectory:
         self.chart = root / "chart.png"
         self.models = root / "models"
 
-    def update(self, name: str | None, node_id: str, server_round: int) -> Path:
-        """Name the file of one node's part in one round. name: the node's, None while it has told none."""
-        return self.root / "clients" / folder_name(name, node_id) / f"round_{server_round}.json"
+    def update(self, name: str | None, node_id: str, part: str) -> Path:
+        """Name the file of one node's part in one round. name: the node's, None while it has told none. part: `3_evaluate`."""
+        return self.root / "clients" / folder_name(name, node_id) / f"round_{part}.json"
 
     def aggregate(self, server_round: int) -> Path:
         """Name the file of one round's sum."""

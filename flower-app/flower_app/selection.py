@@ -19,6 +19,14 @@ class Presence:
     owing: Iterable[int]
     lost: Mapping[int, str]
 
+    def here(self) -> int:
+        """Count the nodes that are there, busy ones too."""
+        return len(set(self.online) - set(self.lost))
+
+    def busy(self) -> bool:
+        """Is somebody there who still works on an older round's message?"""
+        return bool(set(self.online) & set(self.owing) - set(self.lost))
+
     def available(self) -> list[int]:
         """Give the nodes that can start at once, ascending."""
         return sorted(set(self.online) - set(self.owing) - set(self.lost))

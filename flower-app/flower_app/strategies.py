@@ -1,75 +1,65 @@
 """Flower's strategies, driven by the round engine instead of their own `start()`.
 
-A strategy writes the round's messages and turns updates into the next model. Rules that are a weighted mean get one
-synthetic reply, the mean of the round's updates with the sum of their examples; so they work unchanged on a stream.
+A strategy writes the round's messages and turns updates into the next model. Rules that stream get one synthetic reply, the
+mean of the round's updates with the sum of their examples; so they work unchanged on a stream. The others get all of them.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx, Strategy
+from flwr.serverapp.strategy import FedAvgM
+from numpy.typing import NDArray
 
-from flower_app.accumulate import WeightedMean, in_dtype
-from flower_app.config import ConfigError, RunConfig
+from flower_app.accumulate import HeldUpdates, WeightedMean, in_dtype
+from flower_app.config import RunConfig
 from flower_app.replies import ARRAYS, METRICS, NUM_EXAMPLES
+from flower_app.rules import rule_of
 from flower_app.wire import to_arrays, to_record
-from flower_app.workloads.interface import Arrays
-
-ASK_ALL: dict[str, Any] = {"fraction_evaluate": 0.0, "min_train_nodes": 1, "min_available_nodes": 1}
-"""Each strategy asks all nodes that the engine offers it, to train alone."""
+from flower_app.workloads.interface import Arrays, Metrics
 
 MESSAGE_TTL_S = 12 * 3600.0
 """A message's life counts its training too, so a short one kills the update; a longer round gets a longer life."""
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How Flower's strategy is made, and what it remembers from round to round.
-
-    memory: its attributes that a commit carries beside the model, each an array for each of the model's, once it is set.
-    """
-
-    make: Callable[[RunConfig], Strategy]
-    memory: tuple[str, ...] = ()
-
-
-def _fed_adam(config: RunConfig) -> Strategy:
-    return FedAdam(eta=config.server_lr, beta_1=config.beta_1, beta_2=config.beta_2, tau=config.tau, **ASK_ALL)
-
-
-STRATEGIES = {
-    "fedadam": Rule(_fed_adam, memory=("m_t", "v_t")),
-    "fedavg": Rule(lambda config: FedAvg(**ASK_ALL)),
-    "fedprox": Rule(lambda config: FedProx(proximal_mu=config.proximal_mu, **ASK_ALL)),
-}
+LISTS = ("momentum_vector",)
+"""What Flower keeps as a list of arrays, in the model's order."""
 
 
 class StrategyDriver:
     """One run's strategy and what it remembers between rounds."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Raises ConfigError (key `strategy`)."""
-        if config.strategy not in STRATEGIES:
-            raise ConfigError(f'strategy "{config.strategy}" is unknown; choose one of {", ".join(sorted(STRATEGIES))}')
+        """Raises ConfigError."""
+        self.rule = rule_of(config)
         self.name = config.strategy
+        self.least = max(config.min_updates, self.rule.least(config))
+        self._names: list[str] = []
         self._ttl_s = max(MESSAGE_TTL_S, config.round_timeout_s + 3600)
-        self._memory = STRATEGIES[config.strategy].memory
         with _quiet():
-            self._strategy = STRATEGIES[config.strategy].make(config)
+            self._strategy = self.rule.make(config)
 
-    def messages(self, server_round: int, arrays: ArrayRecord, node_ids: list[int], grid: Grid) -> list[Message]:
+    def gathering(self, like: Arrays) -> WeightedMean | HeldUpdates:
+        """Begin what a round's updates go into."""
+        return WeightedMean(like) if self.rule.streams else HeldUpdates()
+
+    def messages(self, server_round: int, arrays: Arrays, node_ids: list[int], grid: Grid) -> list[Message]:
         """Write the round's train messages, one for each chosen node, in that order."""
+        self._names = list(arrays)
+        record = to_record(arrays)
+        offered = record if self.rule.streams else to_record(_in_floats(arrays))
         with _quiet():
-            drafts = list(self._strategy.configure_train(server_round, arrays, ConfigRecord(), OfferedNodes(grid, node_ids)))
+            if isinstance(self._strategy, FedAvgM):
+                self._strategy.current_arrays = None  # it starts from the model as it was committed, in one piece or two
+            drafts = list(self._strategy.configure_train(server_round, offered, ConfigRecord(), OfferedNodes(grid, node_ids)))
         by_node = {draft.metadata.dst_node_id: draft for draft in drafts}
         return [
             Message(
-                draft.content,
+                RecordDict({**draft.content, ARRAYS: record}),
                 dst_node_id=node_id,
                 message_type=draft.metadata.message_type,
                 ttl=self._ttl_s,
@@ -79,31 +69,36 @@ class StrategyDriver:
             if (draft := by_node.get(node_id))
         ]
 
-    def aggregate(self, server_round: int, mean: WeightedMean) -> Arrays:
-        """Make the next model of the mean of at least one update, in the dtypes of the last one, whole numbers rounded."""
-        arrays = mean.arrays()
-        content = RecordDict(
-            {ARRAYS: to_record(arrays), METRICS: MetricRecord({**mean.metrics(), NUM_EXAMPLES: mean.num_examples})}
-        )
+    def aggregate(self, server_round: int, gathered: WeightedMean | HeldUpdates, like: Arrays) -> Arrays:
+        """Make the next model of at least `least` updates, in the dtypes of the last one, whole numbers rounded.
+
+        like: the model that the round started from.
+        """
+        if isinstance(gathered, WeightedMean):
+            replies = [_reply(1, gathered.arrays(), gathered.num_examples, gathered.metrics())]
+        else:
+            replies = [
+                _reply(each.node_id, _in_floats(each.arrays), each.num_examples, each.metrics) for each in gathered.in_order()
+            ]
         with _quiet():
-            made, _ = self._strategy.aggregate_train(server_round, [Message(content, dst_node_id=1, message_type="train")])
+            made, _ = self._strategy.aggregate_train(server_round, replies)
         if made is None:
-            raise RuntimeError(f"strategy {self.name} made no model of round {server_round}")
-        return {name: in_dtype(values, arrays[name].dtype) for name, values in to_arrays(made).items()}
+            raise RuntimeError(f"strategy {self.name} made no model of the {gathered.count} updates of round {server_round}")
+        return {name: in_dtype(values, like[name].dtype) for name, values in to_arrays(made).items()}
 
     def state(self) -> Arrays:
-        """Give what a commit must carry beside the model: `m_t/<array>` and `v_t/<array>` of FedAdam, nothing of the others.
+        """Give what a commit must carry beside the model: `<attribute>/<array>`, as `m_t/<array>` of FedAdam.
 
-        The arrays that FedAdam's next step starts from are no part of it: they are the model, handed to messages().
+        The arrays that a strategy's next step starts from are no part of it: they are the model, handed to messages().
         """
         return {
-            f"{attribute}/{name}": values
-            for attribute in self._memory
-            for name, values in (getattr(self._strategy, attribute) or {}).items()
+            f"{attribute}/{name}": np.asarray(values)
+            for attribute in self.rule.memory
+            for name, values in self._named(getattr(self._strategy, attribute))
         }
 
-    def restore(self, state: Arrays) -> None:
-        """Go on from a commit's state, which has every part of the memory and nothing else.
+    def restore(self, state: Arrays, model: Arrays) -> None:
+        """Go on from a commit's state, which has every part of the memory and nothing else. model: the commit's own.
 
         Raises RuntimeError.
         """
@@ -111,11 +106,26 @@ class StrategyDriver:
         for key, values in state.items():
             attribute, _, name = key.partition("/")
             memory.setdefault(attribute, {})[name] = values
-        if memory.keys() != set(self._memory):
-            found, needed = sorted(memory), sorted(self._memory)
+        if memory.keys() != set(self.rule.memory):
+            found, needed = sorted(memory), sorted(self.rule.memory)
             raise RuntimeError(f"the last commit carries the state {found}, strategy {self.name} goes on from {needed}")
         for attribute, arrays in memory.items():
-            setattr(self._strategy, attribute, arrays)
+            setattr(self._strategy, attribute, [arrays[name] for name in model] if attribute in LISTS else arrays)
+
+    def _named(self, memory: Any) -> list[tuple[str, NDArray[Any]]]:
+        if isinstance(memory, list):
+            return list(zip(self._names, memory, strict=True))
+        return list((memory or {}).items())
+
+
+def _in_floats(arrays: Arrays) -> Arrays:
+    """Give whole numbers as float64: rules that need all updates compute on them in place."""
+    return {name: values if values.dtype.kind == "f" else values.astype(np.float64) for name, values in arrays.items()}
+
+
+def _reply(node_id: int, arrays: Arrays, num_examples: int, metrics: Metrics) -> Message:
+    content = RecordDict({ARRAYS: to_record(arrays), METRICS: MetricRecord({**metrics, NUM_EXAMPLES: num_examples})})
+    return Message(content, dst_node_id=node_id, message_type="train")
 
 
 class OfferedNodes(Grid):

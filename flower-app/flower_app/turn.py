@@ -8,8 +8,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 
 from flower_app.config import NodeConfig, RunConfig
 from flower_app.measures import Stopwatch, architecture, peak_rss_bytes, rss_bytes, threads
-from flower_app.replies import ARRAYS, CONFIG, FACTS, METRICS, NUM_EXAMPLES, TIMINGS
-from flower_app.wire import to_arrays, to_record
+from flower_app.replies import ANSWERS, ARRAYS, CONFIG, FACTS, METRICS, MODEL_SHA256, NUM_EXAMPLES, ROUND, TIMINGS
+from flower_app.updates import TRAIN
+from flower_app.wire import digest, to_arrays, to_record
 from flower_app.workloads import make_workload
 from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, derived_seed
 
@@ -21,10 +22,11 @@ class WorkloadFault(RuntimeError):
 
 
 def take_turn(message: Message, context: Context, environment: Mapping[str, str] = os.environ) -> Message:
-    """Do what a train message asks and write the reply.
+    """Do what a message asks (train: score the model that arrived, train it; evaluate: score it) and write the reply.
 
     Raises ConfigError, WorkloadFault, and whatever the workload raises.
     """
+    trains = message.metadata.message_type == TRAIN
     watch, started_bytes = Stopwatch(), rss_bytes()
     with watch.part("total_s"):
         node = NodeConfig.parse(context.node_config, context.node_id)
@@ -37,11 +39,15 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
                 prepare(env)
         arrays = to_arrays(message.content.array_records[ARRAYS])
         with watch.part("evaluate_s"):
-            score = workload.evaluate(arrays, settings, env) if config.eval_share else EvalResult(0, {})
-        with watch.part("train_s"):
-            trained = workload.train(arrays, settings, env)
-        _check(trained.arrays, arrays, trained.num_examples)
-    metrics = _named("train", trained.metrics) | _named("eval", score.metrics)
+            wanted = config.eval_share and not (trains and config.client_eval_every)
+            score = workload.evaluate(arrays, settings, env) if wanted else EvalResult(0, {})
+        trained = None
+        if trains:
+            with watch.part("train_s"):
+                trained = workload.train(arrays, settings, env)
+            _check(trained.arrays, arrays, trained.num_examples)
+        started_from = digest(arrays)
+    metrics = _named("train", trained.metrics if trained else {}) | _named("eval", score.metrics)
     facts: dict[str, str | int] = {
         "node_name": node.name,
         "partition_id": node.partition_id,
@@ -55,8 +61,9 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
         "rss_peak_bytes": peak_rss_bytes(),
     }
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
-        ARRAYS: to_record(trained.arrays),
-        METRICS: MetricRecord({**metrics, NUM_EXAMPLES: trained.num_examples}),
+        **({ARRAYS: to_record(trained.arrays)} if trained else {}),
+        METRICS: MetricRecord({**metrics, NUM_EXAMPLES: trained.num_examples if trained else score.num_examples}),
+        ANSWERS: ConfigRecord({ROUND: env.round, MODEL_SHA256: started_from}),
         FACTS: ConfigRecord({**facts}),
         TIMINGS: ConfigRecord({name: round(seconds, 6) for name, seconds in watch.seconds.items()}),
     }

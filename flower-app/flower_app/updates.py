@@ -1,7 +1,7 @@
 """One node's part in one round, as the journal has it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flower_app.causes import Cause
@@ -10,6 +10,9 @@ from flower_app.workloads.interface import Metrics
 COUNTED, REFUSED, FAILED, LOST, LATE = "counted", "refused", "failed", "lost", "late"
 """counted: in the mean. refused: it came and was not usable. failed: the node answered with an error.
 lost: the node is gone. late: no answer when the round closed."""
+
+TRAIN, EVALUATE = "train", "evaluate"
+"""What a message asks for."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,23 @@ class Update:
     timings: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     cause: Cause | None = None
+    kind: str = TRAIN
+    counted_in_round: int | None = None
+
+    def counted_later(self, number: int) -> "Update":
+        """Say that it counts in a later round than the one it answers."""
+        return replace(self, counted_in_round=number)
 
     def record(self) -> dict[str, Any]:
         """Give the fields of an `update` record."""
         return {
             "round": self.round,
             "node_id": str(self.node_id),
-            "update_kind": "train",
+            "update_kind": self.kind,
             "wave": 0,
             "message_id": self.message_id,
             "status": self.status,
+            "counted_in_round": self.counted_in_round or (self.round if self.status == COUNTED else None),
             "num_examples": self.num_examples,
             "metrics": dict(self.metrics),
             "bytes_down": self.bytes_down,
@@ -53,6 +63,7 @@ class ClosedRound:
 
     round: int
     counted: int
+    carried: int
     expected: int
     num_examples: int
     metrics: Metrics
@@ -67,6 +78,7 @@ class ClosedRound:
         return {
             "round": self.round,
             "counted": self.counted,
+            "carried": self.carried,
             "expected": self.expected,
             "num_examples": self.num_examples,
             "metrics": self.metrics,

@@ -1,5 +1,6 @@
 """Models as Flower carries them: ArrayRecords of npy bytes, seen as numpy arrays without a copy."""
 
+import hashlib
 import io
 from typing import Any
 
@@ -43,6 +44,15 @@ def view(array: Array) -> NDArray[Any]:
         raise
     except Exception as error:  # a stranger's header can make numpy's parser raise nearly anything
         raise NotAnArray(f"not npy bytes: {error}") from error
+
+
+def digest(arrays: Arrays) -> str:
+    """Give the sha256 of a model: of each array's name, dtype, shape and bytes in C order, in the model's order."""
+    found = hashlib.sha256()
+    for name, values in arrays.items():
+        found.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        found.update(np.ascontiguousarray(values).view(np.uint8).data if values.size else b"")
+    return found.hexdigest()
 
 
 def size_bytes(content: RecordDict) -> int:

@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flower_app.accumulate import WeightedMean
+from flower_app.accumulate import Contribution, HeldUpdates, WeightedMean, staleness_discount
 from flower_app.workloads.interface import Arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 LIKE: Arrays = {"w": np.zeros((2, 2), np.float32), "h": np.zeros(3, np.float16), "n": np.zeros((), np.int64)}
+
+
+def update(arrays: Arrays, num_examples: int, weight: float | None = None, node_id: int = 1, **metrics: float) -> Contribution:
+    return Contribution(node_id, arrays, num_examples, metrics, num_examples if weight is None else weight)
 
 
 @settings(max_examples=50, deadline=None)
@@ -30,7 +34,7 @@ def test_it_is_the_weighted_mean_in_any_order(drawn: Any, random: Any) -> None:
     for _ in range(2):
         mean = WeightedMean(LIKE)
         for arrays, examples in updates:
-            mean.add(arrays, examples, {"loss": float(arrays["n"])})
+            mean.add(update(arrays, examples, loss=float(arrays["n"])))
         results.append(mean.arrays())
         random.shuffle(updates)
     weights = [examples for _, examples in updates]
@@ -49,7 +53,7 @@ def test_it_is_the_weighted_mean_in_any_order(drawn: Any, random: Any) -> None:
 def test_what_was_added_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     mean = WeightedMean({"w": np.zeros(2, np.float32)})
     arrays = {"w": np.ones(2, np.float32)}
-    mean.add(arrays, 3, {})
+    mean.add(update(arrays, 3))
     arrays["w"][:] = 99
     np.testing.assert_array_equal(mean.arrays()["w"], [1, 1])
 
@@ -57,14 +61,50 @@ def test_what_was_added_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_large_models_are_summed_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower_app.accumulate.DOUBLE_UP_TO_BYTES", 7)
     mean = WeightedMean({"w": np.zeros(2, np.float32)})
-    mean.add({"w": np.array([1, 2], np.float32)}, 10, {})
-    mean.add({"w": np.array([3, 6], np.float32)}, 30, {})
-    assert {total.dtype for total in mean._sums.values()} == {np.dtype(np.float32)}
+    mean.add(update({"w": np.array([1, 2], np.float32)}, 10))
+    mean.add(update({"w": np.array([3, 6], np.float32)}, 30))
+    assert {total.dtype for total in mean._totals.values()} == {np.dtype(np.float32)}
     np.testing.assert_allclose(mean.arrays()["w"], [2.5, 5.0])
 
 
 def test_a_metric_that_one_node_leaves_out_is_the_mean_of_the_others() -> None:
     mean = WeightedMean({})
-    mean.add({}, 1, {"loss": 1.0, "rare": 4.0})
-    mean.add({}, 3, {"loss": 2.0})
+    mean.add(update({}, 1, loss=1.0, rare=4.0))
+    mean.add(update({}, 3, loss=2.0))
     assert mean.metrics() == {"loss": 1.75, "rare": 4.0}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_model_of_many_blocks_is_added_whole_by_several_threads(monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
+    monkeypatch.setattr("flower_app.accumulate.BLOCK", 7)
+    like: Arrays = {"w": np.zeros((31, 17), np.float32), "b": np.zeros(5, np.float32), "n": np.zeros((), np.int64)}
+    drawn = np.random.default_rng(3)
+    models = [
+        {name: np.array(drawn.normal(size=each.shape), each.dtype, order=order) for name, each in like.items()} for _ in "ab"
+    ]
+    mean = WeightedMean(like)
+    for model, examples in zip(models, (3, 5), strict=True):
+        mean.add(update(model, examples))
+    for name in ("w", "b"):
+        expected = np.average([model[name] for model in models], axis=0, weights=[3, 5])
+        np.testing.assert_allclose(mean.arrays()[name], expected, rtol=1e-6)
+
+
+def test_a_stale_update_weighs_less_and_is_counted_whole() -> None:
+    mean = WeightedMean({"w": np.zeros(1, np.float32)})
+    mean.add(update({"w": np.array([0.0], np.float32)}, 10, loss=0.0))
+    mean.add(update({"w": np.array([3.0], np.float32)}, 10, 10 * staleness_discount(3, 0.5), loss=3.0))
+    assert staleness_discount(0, 0.5) == 1
+    assert staleness_discount(3, 0.5) == 0.5
+    assert (mean.num_examples, mean.count) == (20, 2)
+    np.testing.assert_allclose(mean.arrays()["w"], [1.0])
+    assert mean.metrics()["loss"] == pytest.approx(1.0)
+
+
+def test_held_updates_come_in_the_order_of_their_nodes() -> None:
+    held = HeldUpdates()
+    for node_id in (9, 2, 5):
+        held.add(update({}, node_id, node_id=node_id, loss=float(node_id)))
+    assert [each.node_id for each in held.in_order()] == [2, 5, 9]
+    assert (held.count, held.num_examples) == (3, 16)
+    assert held.metrics()["loss"] == pytest.approx((4 + 25 + 81) / 16)

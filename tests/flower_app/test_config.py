@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from flower_app.config import ConfigError, NodeConfig, RunConfig
-from flower_app.strategies import STRATEGIES
+from flower_app.rules import RULES as STRATEGIES
 from flower_app.workloads import BUILT_IN, GROUP
 from flower_app.workloads.partition import PARTITIONERS
 
@@ -93,6 +93,8 @@ def test_what_is_refused_before_a_run_starts_is_what_the_engine_refuses() -> Non
         for each in fields(RunConfig)
         if each.name != "values"
     }
-    assert {key: limits for key, limits in told.items() if "choices" not in limits} == {
-        key: limits for key, limits in bounds.items() if limits
+    assert {key: limits for key, limits in told.items() if key not in ("workload", "strategy", "partitioner")} == {
+        key: {name: list(limit) if name == "choices" else limit for name, limit in limits.items()}
+        for key, limits in bounds.items()
+        if limits
     }

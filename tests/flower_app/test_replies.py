@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flower_app.replies import Refused, facts_of, payload_bytes, read_update
+from flower_app.replies import Asked, Refused, facts_of, payload_bytes, read_score, read_update
 from flower_app.wire import NotAnArray, to_record, view
 from flower_app.workloads.interface import Arrays
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 LIKE: Arrays = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((), np.int64)}
+ASKED = Asked(2, "abc")
 
 
 def reply(arrays: Any = None, metrics: Any = None, **records: Any) -> Message:
@@ -20,13 +21,14 @@ def reply(arrays: Any = None, metrics: Any = None, **records: Any) -> Message:
     content = {
         "arrays": to_record(good if arrays is None else arrays),
         "metrics": MetricRecord({"num-examples": 7, "train_loss": 0.5} if metrics is None else metrics),
+        "answers": ConfigRecord({"round": 2, "model-sha256": "abc"}),
     }
     return Message(RecordDict(content | records), dst_node_id=1, message_type="train")
 
 
 def test_a_good_reply_is_read_without_a_copy() -> None:
     message = reply()
-    update = read_update(message, LIKE)
+    update = read_update(message, LIKE, ASKED)
     assert update.num_examples == 7
     assert update.metrics == {"train_loss": 0.5}
     assert not update.arrays["a"].flags.owndata
@@ -47,14 +49,14 @@ def test_a_good_reply_is_read_without_a_copy() -> None:
 )
 def test_arrays_that_do_not_fit_the_model_are_refused(arrays: Any, reason: str) -> None:
     with pytest.raises(Refused) as raised:
-        read_update(reply(arrays), LIKE)
+        read_update(reply(arrays), LIKE, ASKED)
     assert str(raised.value) == reason
 
 
 def test_large_finite_numbers_are_no_infinity() -> None:
     like: Arrays = {"a": np.zeros(4, np.float64)}
     huge = {"a": np.full(4, 1.5e308)}
-    assert read_update(reply(huge), like).arrays["a"][0] == 1.5e308
+    assert read_update(reply(huge), like, ASKED).arrays["a"][0] == 1.5e308
 
 
 @pytest.mark.parametrize(
@@ -75,19 +77,48 @@ def test_large_finite_numbers_are_no_infinity() -> None:
 )
 def test_metrics_that_cannot_be_counted_are_refused(metrics: Any, reason: str) -> None:
     with pytest.raises(Refused) as raised:
-        read_update(reply(metrics=metrics), LIKE)
+        read_update(reply(metrics=metrics), LIKE, ASKED)
     assert reason in str(raised.value)
 
 
 def test_a_whole_number_of_examples_may_come_as_a_float() -> None:
-    assert read_update(reply(metrics={"num-examples": 7.0}), LIKE).num_examples == 7
+    assert read_update(reply(metrics={"num-examples": 7.0}), LIKE, ASKED).num_examples == 7
 
 
 def test_records_are_counted() -> None:
     with pytest.raises(Refused, match="needs one ArrayRecord, has 2"):
-        read_update(reply(more=to_record(LIKE)), LIKE)
+        read_update(reply(more=to_record(LIKE)), LIKE, ASKED)
     with pytest.raises(Refused, match="needs one MetricRecord, has 2"):
-        read_update(reply(more=MetricRecord({"x": 1})), LIKE)
+        read_update(reply(more=MetricRecord({"x": 1})), LIKE, ASKED)
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({}, "it answers round None, and was asked in round 2"),
+        ({"round": 1, "model-sha256": "abc"}, "it answers round 1, and was asked in round 2"),
+        ({"round": 2}, "it started from another model: None, asked was abc"),
+        ({"round": 2, "model-sha256": "abd"}, "it started from another model: 'abd', asked was abc"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_update, read_score])
+def test_a_reply_names_its_round_and_its_model(read: Any, answers: Any, reason: str) -> None:
+    with pytest.raises(Refused) as raised:
+        read(reply(answers=ConfigRecord(answers)), LIKE, ASKED)
+    assert str(raised.value) == reason
+
+
+def test_an_update_that_goes_too_far_is_refused() -> None:
+    model: Arrays = {"a": np.zeros((2, 3), np.float32), "b": np.array(0)}
+    near = Asked(2, "abc", max_norm=6**0.5 + 1e-6, model=model)
+    assert read_update(reply(), LIKE, near).num_examples == 7
+    with pytest.raises(Refused, match="its difference to the model has norm 2.44949, more than max-update-norm 2.4"):
+        read_update(reply(), LIKE, Asked(2, "abc", max_norm=2.4, model=model))
+
+
+def test_a_score_brings_numbers_alone() -> None:
+    score = read_score(reply(), LIKE, ASKED)
+    assert (score.arrays, score.num_examples, score.metrics) == ({}, 7, {"train_loss": 0.5})
 
 
 def npy(header: str, data: bytes = b"") -> bytes:
@@ -114,11 +145,9 @@ def test_bytes_that_are_no_plain_array_are_refused(data: bytes) -> None:
     lying = ArrayRecord({"a": Array("float32", (1,), "numpy.ndarray", data), "b": Array(np.array(0))})
     with pytest.raises(NotAnArray):
         view(lying["a"])
-    message = Message(
-        RecordDict({"arrays": lying, "metrics": MetricRecord({"num-examples": 1})}), dst_node_id=1, message_type="train"
-    )
+    message = Message(RecordDict({**reply().content, "arrays": lying}), dst_node_id=1, message_type="train")
     with pytest.raises(Refused):
-        read_update(message, LIKE)
+        read_update(message, LIKE, ASKED)
 
 
 def test_a_claimed_shape_does_not_count() -> None:

@@ -9,7 +9,8 @@ import pytest
 from flower_app.client_app import app as client_app
 from flower_app.commit import Commit, CommitFolder
 from flower_app.config import RunConfig
-from flower_app.strategies import STRATEGIES, OfferedNodes, StrategyDriver
+from flower_app.rules import RULES
+from flower_app.strategies import OfferedNodes, StrategyDriver
 from flower_app.wire import to_record
 from flower_app.workloads import make_workload
 from flwr.app import ConfigRecord, Context, Message
@@ -53,7 +54,7 @@ def test_fedadams_next_models_are_those_of_flower_fed_with_the_plain_replies(mak
     assert ours.arrays["steps"].dtype == np.int64
 
 
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("strategy", sorted(RULES))
 def test_a_run_cut_in_two_ends_as_one_in_one_piece(make_federation: MakeFederation, strategy: str) -> None:
     undisturbed = make_federation("undisturbed", strategy=strategy, num_rounds=5)
     undisturbed.run()
@@ -65,7 +66,7 @@ def test_a_run_cut_in_two_ends_as_one_in_one_piece(make_federation: MakeFederati
     assert cut.journal("run.opened")[1]["resumed_after"] == 2
     commits = [[each["commit"]["sha256"] for each in run.journal("round.closed")] for run in (cut, undisturbed)]
     assert commits[0] == commits[1]
-    expected = {f"{part}/{name}" for part in STRATEGIES[strategy].memory for name in ("weight", "steps")}
+    expected = {f"{part}/{name}" for part in RULES[strategy].memory for name in ("weight", "steps")}
     assert set(last_commit(cut).state) == expected
 
 
@@ -79,7 +80,7 @@ def test_a_run_cut_in_two_ends_as_one_in_one_piece(make_federation: MakeFederati
 )
 def test_a_commit_of_another_memory_is_refused(strategy: str, state: list[str], sentence: str) -> None:
     with pytest.raises(RuntimeError, match=sentence):
-        StrategyDriver(RunConfig.parse({"strategy": strategy})).restore({key: np.zeros(1) for key in state})
+        StrategyDriver(RunConfig.parse({"strategy": strategy})).restore({key: np.zeros(1) for key in state}, {})
 
 
 def test_fedprox_sends_its_weight_with_each_message_and_no_other_strategy_does(make_federation: MakeFederation) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from flower_app.config import RunConfig
 from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, TrainResult, derived_seed
 from flower_app.workloads.partition import Examples, Indices, Labels, check_partitioner, partition, stratified_split
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 TEST_SHARE = 0.2
-SPLIT, SITES, HOLD_BACK = 1, 2, 3  # one stream of random numbers for each purpose
+SPLIT, SITES, HOLD_BACK, QUICK = 1, 2, 3, 4  # one stream of random numbers for each purpose
 
 
 class Classifier(ABC):
@@ -76,10 +78,19 @@ class Classifier(ABC):
 
     def server_evaluate(self, arrays: Arrays) -> Metrics:
         """Score on the test split, which no site trains on."""
+        return self._scored_on_test(arrays, None)
+
+    def quick_evaluate(self, arrays: Arrays, num_examples: int) -> Metrics:
+        """Score on so many examples of the test split, the same ones in each round."""
+        return self._scored_on_test(arrays, num_examples)
+
+    def _scored_on_test(self, arrays: Arrays, num_examples: int | None) -> Metrics:
         from flower_app.workloads import training
 
         examples = self.load(None)
         _, test = self.split(examples.labels)
+        if num_examples is not None:
+            test = np.random.default_rng(derived_seed(self.config.seed, QUICK)).permutation(test)[:num_examples]
         return training.score(training.load(self.build(), arrays), examples.at(test))
 
     def split(self, labels: Labels) -> tuple[Indices, Indices]:

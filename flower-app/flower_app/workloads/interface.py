@@ -85,6 +85,10 @@ class Extras(Protocol):
         """Score the aggregated model on data that no node trains on."""
         ...
 
+    def quick_evaluate(self, arrays: Arrays, num_examples: int) -> Metrics:
+        """Score it on so many of these examples, the same ones in each round."""
+        ...
+
 
 def derived_seed(*parts: int) -> int:
     """Mix integers into one 63-bit seed; the same parts give the same seed on any machine."""
