@@ -108,7 +108,8 @@ async def test_a_batch_has_so_many_rows_and_lines_go_from_the_oldest_on(
     await store.append_log_lines(run["id"], "server.log", 1, 2, lines("b", "c", "d"))
     age(database_url)
     with psycopg.connect(database_url, autocommit=True) as connection:
-        left, batches = [], []
+        left: list[list[str]] = []
+        batches: list[int] = []
         while not batches or batches[-1] == 2:
             (gone,) = connection.execute("select prune(%s, 30, 2)::int", [project["id"]]).fetchone() or (0,)
             batches.append(gone)
