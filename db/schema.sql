@@ -2053,7 +2053,10 @@ declare
   v_some integer;
 begin
   for v_run_id in
-    select r.id from public.federated_runs r where r.project_id = p_project_id and r.ended_at is not null and r.created_at < p_before
+    select r.id from public.federated_runs r
+    -- Nearly all old runs have no lines any more: 5000 of those cost 350 ms a batch without this look into the index.
+    cross join lateral (select from public.log_lines l where l.run_id = r.id limit 1) has_lines
+    where r.project_id = p_project_id and r.ended_at is not null and r.created_at < p_before
     union all select null
   loop
     delete from public.log_lines where ctid = any (array(
