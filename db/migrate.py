@@ -1,5 +1,6 @@
 """Bringing a database to this code's schema, and putting schema.sql together from its parts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,11 @@ _HISTORY = """
 create schema if not exists supabase_migrations;
 create table if not exists supabase_migrations.schema_migrations (version text primary key, statements text[], name text);
 """
+_HAS_HISTORY = (
+    "select exists (select from pg_tables where schemaname = 'supabase_migrations' and tablename = 'schema_migrations')"
+)
+_NOTE = "insert into supabase_migrations.schema_migrations (version, name) values "
+_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,12 @@ class Status:
     found: str | None
     expected: str
     pending: list[Migration]
+
+    @property
+    def is_there_already(self) -> bool:
+        """Say whether the schema is as new as what the history lacks: somebody lost the history."""
+        base = {one.version for one in migrations()}
+        return any(one.version in base and one.version <= (self.found or "") for one in self.pending)
 
 
 def migrations(*, supabase: bool = False) -> list[Migration]:
@@ -86,6 +98,12 @@ async def status(dsn: str, *, supabase: bool = False) -> Status:
         return await status_of(connection, supabase=supabase)
 
 
+def as_applied(those: Sequence[Migration]) -> str:
+    """Give the SQL that writes migrations into the history without applying them."""
+    rows = ", ".join(f"('{one.version}', '{one.name}')" for one in those)
+    return f"{' '.join(_HISTORY.split())} {_NOTE}{rows};"
+
+
 def assembled() -> str:
     """Put the parts together in the order in which Postgres has to read them."""
     parts = [path for folder in ("tables", "views", "functions") for path in sorted((_ROOM / folder).glob("*.sql"))]
@@ -98,11 +116,13 @@ def schema_file() -> Path:
 
 
 async def connect(dsn: str) -> Connection:
-    """Connect in autocommit. Raises DatabaseUnavailable."""
+    """Connect in autocommit. Raises DatabaseUnavailable, and DatabaseError for what is no connection string."""
     try:
         return await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=10)
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"The database cannot be reached: {error}") from error
+        raise DatabaseUnavailable(f"The database cannot be reached: {_in_a_line(error)}") from error
+    except psycopg.ProgrammingError:  # its text may repeat the password
+        raise DatabaseError(f"That is no connection string: {_FORM} is one.") from None
 
 
 async def status_of(connection: Connection, *, supabase: bool = False) -> Status:
@@ -115,10 +135,9 @@ async def status_of(connection: Connection, *, supabase: bool = False) -> Status
 
 
 async def _known(connection: Connection) -> set[object]:
-    if not await one(connection, "select to_regclass('supabase_migrations.schema_migrations')"):
+    if not await one(connection, _HAS_HISTORY):
         return set()
-    history = await connection.execute("select version from supabase_migrations.schema_migrations")
-    return {row[0] for row in await history.fetchall()}
+    return {row[0] for row in await fetched(connection, "select version from supabase_migrations.schema_migrations")}
 
 
 async def _found(connection: Connection) -> str | None:
@@ -128,6 +147,20 @@ async def _found(connection: Connection) -> str | None:
 
 
 async def one(connection: Connection, query: str) -> object:
-    """Give the one value of a query, None without a row."""
-    row = await (await connection.execute(query.encode())).fetchone()
-    return row[0] if row else None
+    """Give the one value of a query, None without a row. Raises DatabaseError."""
+    rows = await fetched(connection, query)
+    return rows[0][0] if rows else None
+
+
+async def fetched(connection: Connection, query: str, values: Sequence[object] | None = None) -> list[tuple[object, ...]]:
+    """Give the rows of a query. Raises DatabaseError, in one sentence, for what this user may not look at."""
+    try:
+        return await (await connection.execute(query.encode(), values)).fetchall()
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseError(f"This user may not look ({error.diag.message_primary}): connect as the schema's owner.") from error
+    except psycopg.Error as error:
+        raise DatabaseError(f"The database cannot be examined: {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: psycopg.Error) -> str:
+    return " ".join((error.diag.message_primary or str(error)).removeprefix("connection failed: ").split())

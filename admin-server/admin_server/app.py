@@ -87,7 +87,7 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
         fabs = Apps(settings.apps_dir, home / "apps")
         started = Runs(store, project["id"], fabs, link, watches, home / "runs")
         members = Nodes(database, project, link, lost_nodes, wanted)
-        prune = partial(store.prune_log_lines, project["id"], settings.log_retention_days)
+        prune = partial(store.prune, project["id"], settings.log_retention_days)
         duties = Duties(link, started, watches, members, prune, held)
         lease = Lease(store, project["id"], server_id(home), duties.begin, duties.end)
         for end in (lease.release, always.end, held.end, duties.give_up):  # the last one is done first
