@@ -53,20 +53,22 @@ class Background:
             log.exception("%s failed", name)
 
     async def _forever(self, name: str, step: Step, every_s: float) -> None:
-        waits = False
+        said: object = None  # what is logged already: a step that fails each second must not fill the log with it
         while True:
             try:
                 if await step() is DONE:
                     return
-                if waits:
+                if said is not None:
                     log.info("%s goes on", name)
-                waits = False
+                said = None
                 await asyncio.sleep(every_s)
             except (DatabaseUnavailable, SuperlinkUnreachable, SuperlinkNotRunning) as away:
-                if not waits:
+                if said is not type(away):
                     log.warning("%s waits: %s", name, away)
-                waits = True
+                said = type(away)
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
-            except Exception:
-                log.exception("%s failed and goes on", name)
+            except Exception as failed:
+                if said != repr(failed):
+                    log.exception("%s failed and is tried again", name)
+                said = repr(failed)
                 await asyncio.sleep(max(every_s, PAUSE_AFTER_FAILURE_S))
