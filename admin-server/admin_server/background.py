@@ -12,6 +12,7 @@ from db.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 PAUSE_AFTER_FAILURE_S = 1.0
+SAID_AT_MOST = 20  # failures of a step that names something else each time
 DONE = object()
 """What a step returns when it is not to be repeated."""
 
@@ -53,22 +54,22 @@ class Background:
             log.exception("%s failed", name)
 
     async def _forever(self, name: str, step: Step, every_s: float) -> None:
-        said: object = None  # what is logged already: a step that fails each second must not fill the log with it
+        said: set[object] = set()  # since it last worked: a step that fails each second must not fill the log with it
         while True:
             try:
                 if await step() is DONE:
                     return
-                if said is not None:
+                if said:
                     log.info("%s goes on", name)
-                said = None
+                said.clear()
                 await asyncio.sleep(every_s)
             except (DatabaseUnavailable, SuperlinkUnreachable, SuperlinkNotRunning) as away:
-                if said is not type(away):
+                if type(away) not in said:
                     log.warning("%s waits: %s", name, away)
-                said = type(away)
+                said.add(type(away))
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
             except Exception as failed:
-                if said != repr(failed):
+                if repr(failed) not in said and len(said) < SAID_AT_MOST:
                     log.exception("%s failed and is tried again", name)
-                said = repr(failed)
+                    said.add(repr(failed))
                 await asyncio.sleep(max(every_s, PAUSE_AFTER_FAILURE_S))
