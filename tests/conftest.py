@@ -20,6 +20,7 @@ from db import migrate
 from db.embedded import EmbeddedPostgres
 from db.postgres_door import PostgresDoor
 from db.store import Store
+from tests.db import lite
 
 _TEMPLATE = "espalier_template"
 _numbers = itertools.count(1)
@@ -95,6 +96,17 @@ def _copied(postgres_server: str, template: str) -> Iterator[str]:
         connection.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(template)))
         yield make_conninfo(postgres_server, dbname=name.as_string(None).strip('"'))
         connection.execute(sql.SQL("drop database {} with (force)").format(name))
+
+
+@pytest.fixture(scope="session")
+def lite_server(postgres_server: str) -> Iterator[lite.Lite]:
+    """Run @supabase/lite for the whole session."""
+    try:
+        lite.install()
+    except lite.LiteMissing as missing:
+        pytest.skip(f"no @supabase/lite to stand in for Supabase: {missing}")
+    with lite.running(postgres_server) as server:
+        yield server
 
 
 @pytest.fixture
