@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 
-from db.errors import DatabaseError, DatabaseUnavailable, SchemaMismatch
+from db.errors import DatabaseError, DatabaseFull, DatabaseReadOnly, SchemaMismatch, from_sqlstate, unreachable
 
 Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -65,11 +65,13 @@ async def apply(dsn: str, *, supabase: bool = False, up_to: str | None = None) -
     """Apply what is missing, each migration in its own transaction, and give it; two at once wait for each other.
 
     up_to: the last version to apply; None: the newest.
-    Raises SchemaMismatch when the database is newer than this code, DatabaseUnavailable, DatabaseError.
+    Raises SchemaMismatch when the database is newer than this code, DatabaseUnavailable (its disk is full, it is read-only),
+    DatabaseError.
     """
     applied: list[Migration] = []
     async with await connect(dsn) as connection:
-        await status_of(connection, supabase=supabase)
+        if not (await status_of(connection, supabase=supabase)).pending:
+            return []  # not even the history's `create … if not exists`, which a standby refuses
         for migration in migrations(supabase=supabase):
             if up_to is not None and migration.version > up_to:
                 break
@@ -87,6 +89,9 @@ async def apply(dsn: str, *, supabase: bool = False, up_to: str | None = None) -
                         [migration.version, [text], migration.name],
                     )
             except psycopg.Error as error:
+                known = from_sqlstate(error.sqlstate or "", "")
+                if isinstance(known, DatabaseFull | DatabaseReadOnly):
+                    raise known from error
                 raise DatabaseError(f"Migration {migration.path.name} failed: {error}") from error
             applied.append(migration)
     return applied
@@ -116,11 +121,11 @@ def schema_file() -> Path:
 
 
 async def connect(dsn: str) -> Connection:
-    """Connect in autocommit. Raises DatabaseUnavailable, and DatabaseError for what is no connection string."""
+    """Connect in autocommit. Raises DatabaseUnavailable, DatabaseFull, and DatabaseError for what is no connection string."""
     try:
         return await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=10)
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"The database cannot be reached: {_in_a_line(error)}") from error
+        raise unreachable(f"The database cannot be reached: {_in_a_line(error)}") from error
     except psycopg.ProgrammingError:  # its text may repeat the password
         raise DatabaseError(f"That is no connection string: {_FORM} is one.") from None
 
