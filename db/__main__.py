@@ -49,8 +49,16 @@ async def _status(arguments: argparse.Namespace) -> int:
     found = await migrate.status(arguments.database_url, supabase=arguments.supabase)
     for one in found.pending:
         print(f"pending {one.version} {one.name}")
-    print(f"The database has {f'schema {found.found}' if found.found else 'no schema'}; this code needs {found.expected}.")
-    return 1 if found.pending else 0
+    has = f"schema {found.found}" if found.found else "no schema"
+    told = f"The database has {has}; this code needs {found.expected}"
+    if found.pending and not found.is_there_already:
+        print(f"{told}: run `python -m db migrate{' --supabase' if arguments.supabase else ''}`.")
+    elif found.pending or found.found != found.expected:
+        print(f"{told}: ask `python -m db doctor`.")
+    else:
+        print(f"{told}.")
+        return 0
+    return 1
 
 
 async def _doctor(arguments: argparse.Namespace) -> int:

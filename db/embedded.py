@@ -21,7 +21,8 @@ from pathlib import Path
 import psycopg
 
 from db.binaries import binaries, major_version
-from db.errors import EmbeddedPostgresFailed
+from db.errors import DatabaseFull, EmbeddedPostgresFailed, from_sqlstate, unreachable
+from db.files import in_words, write_whole
 from db.postmaster import Postmaster, adopt_child, clear_lock, users_of
 from db.unprivileged import RunAs, Runner, runner
 
@@ -47,20 +48,13 @@ class EmbeddedPostgres:
     async def start(self) -> str:
         """Start it, or adopt it when it runs, and give the DSN of its database `espalier`.
 
-        Raises EmbeddedPostgresFailed, with the log's last lines, or because the data is another major version's.
+        Raises DatabaseFull, and EmbeddedPostgresFailed, with the log's last lines, or because the data is another major
+        version's.
         """
         self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        async with _only_one(self._dir / "start.lock"):
-            run = self._runner()
-            run.prepare()
-            self._refuse_foreign(run)
-            postmaster = self._found(run)
-            if postmaster is not None and await self._accepts(postmaster):
-                postmaster.write(self._proc)
-            else:
-                if not (run.data / "PG_VERSION").exists():
-                    await asyncio.to_thread(self._initdb, run)
-                await self._spawn(run)
+        with in_words(self._dir):
+            async with _only_one(self._dir / "start.lock"):
+                await self._start()
         return self._dsn("espalier")
 
     def is_running(self) -> bool:
@@ -77,6 +71,18 @@ class EmbeddedPostgres:
                 if await _ended(postmaster, seconds):
                     break
         self._proc.unlink(missing_ok=True)
+
+    async def _start(self) -> None:
+        run = self._runner()
+        run.prepare()
+        self._refuse_foreign(run)
+        postmaster = self._found(run)
+        if postmaster is not None and await self._accepts(postmaster):
+            postmaster.write(self._proc)
+            return
+        if not (run.data / "PG_VERSION").exists():
+            await asyncio.to_thread(self._initdb, run)
+        await self._spawn(run)
 
     def _runner(self) -> Runner:
         return runner(self._bin, self._dir / "data", self._run_as)
@@ -176,6 +182,9 @@ class EmbeddedPostgres:
             except psycopg.OperationalError as error:
                 if "password authentication failed" in str(error):
                     raise EmbeddedPostgresFailed(f"{self._dir / 'password'} is not this data's password.") from error
+                told = from_sqlstate(error.sqlstate, "") if error.sqlstate else unreachable(str(error))
+                if isinstance(told, DatabaseFull):
+                    raise told from error
             if not postmaster.is_alive():
                 return False
             await asyncio.sleep(_POLL_S)
@@ -186,8 +195,7 @@ class EmbeddedPostgres:
     def _password(self) -> str:
         path = self._dir / "password"
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_urlsafe(24))
+            write_whole(path, secrets.token_urlsafe(24))
         return path.read_text()
 
     def _port(self) -> int:
@@ -199,7 +207,7 @@ class EmbeddedPostgres:
         if not path.exists() or _is_taken(self._port()):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
-                path.write_text(str(probe.getsockname()[1]))
+                write_whole(path, str(probe.getsockname()[1]))
 
     def _dsn(self, database: str) -> str:
         return f"postgresql://postgres:{self._password()}@127.0.0.1:{self._port()}/{database}"

@@ -1,10 +1,12 @@
 """What the database answers when it will not.
 
 DatabaseError
-    DatabaseUnavailable     no connection, or it broke: the same call may be repeated
+    DatabaseUnavailable     no connection, or it broke: the same call may be repeated, here and in all cases below
         ProjectPaused       Supabase has put the project to sleep
-    KeyRefused              Supabase does not take SUPABASE_KEY
-    SchemaMismatch          the schema is older or newer than this code
+        DatabaseFull        its disk is full, and nothing of the call was stored
+        DatabaseReadOnly    it takes no writes, and nothing of the call was stored
+        KeyRefused          Supabase does not take SUPABASE_KEY
+        SchemaMismatch      the schema is older or newer than this code
     MissingFunction         the schema lacks a function: check_schema says what to do
     Refused                 the database understood and said no
         ActiveRunExists     one REST-started run a project
@@ -34,11 +36,19 @@ class ProjectPaused(DatabaseUnavailable):
     """The Supabase project is paused: restore it in Supabase's dashboard."""
 
 
-class KeyRefused(DatabaseError):
+class DatabaseFull(DatabaseUnavailable):
+    """The database's disk is full: make room on it, and all goes on by itself; nothing of this was stored."""
+
+
+class DatabaseReadOnly(DatabaseUnavailable):
+    """The database takes no writes: name its primary if it is a standby, make room if Supabase stopped it for a full disk."""
+
+
+class KeyRefused(DatabaseUnavailable):
     """Supabase refuses SUPABASE_KEY: set the secret key of the project that SUPABASE_URL names."""
 
 
-class SchemaMismatch(DatabaseError):
+class SchemaMismatch(DatabaseUnavailable):
     """The database's schema and this code do not fit."""
 
     def __init__(self, found: str | None, expected: str) -> None:
@@ -106,6 +116,8 @@ _CONSTRAINTS: dict[str, Callable[[str], DatabaseError]] = {
     "nodes_project_id_flower_node_id_key": lambda message: NodeExists("Another node has this Flower node id."),
 }
 
+_NOT_NOW: dict[str, type[DatabaseUnavailable]] = {"53100": DatabaseFull, "25006": DatabaseReadOnly}
+
 
 def from_sqlstate(code: str, message: str, detail: str | None = None, constraint: str | None = None) -> DatabaseError:
     """Give the exception for what Postgres answered; both doors use it, so both raise alike."""
@@ -113,6 +125,8 @@ def from_sqlstate(code: str, message: str, detail: str | None = None, constraint
         return _OURS[code](message, detail or "")
     if constraint in _CONSTRAINTS:
         return _CONSTRAINTS[constraint](message)
+    if code in _NOT_NOW:
+        return _NOT_NOW[code]()
     if code[:2] in ("08", "57", "53"):
         return DatabaseUnavailable(message)
     if code == "42883":
@@ -122,6 +136,11 @@ def from_sqlstate(code: str, message: str, detail: str | None = None, constraint
     if code[:2] in ("22", "23") or code in ("42703", "42P01"):
         return BadValue(message)
     return DatabaseError(f"{message} (SQLSTATE {code})")
+
+
+def unreachable(message: str) -> DatabaseUnavailable:
+    """Give the exception for a connection that was not made; a libpq that is refused one tells the words, not the SQLSTATE."""
+    return DatabaseFull() if "No space left on device" in message else DatabaseUnavailable(message)
 
 
 def _schema_advice(found: str | None, expected: str) -> str:

@@ -1,11 +1,12 @@
 """Bringing a database to this code's schema, and putting schema.sql together from its parts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 
-from db.errors import DatabaseError, DatabaseUnavailable, SchemaMismatch
+from db.errors import DatabaseError, DatabaseFull, DatabaseReadOnly, SchemaMismatch, from_sqlstate, unreachable
 
 Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -17,6 +18,11 @@ _HISTORY = """
 create schema if not exists supabase_migrations;
 create table if not exists supabase_migrations.schema_migrations (version text primary key, statements text[], name text);
 """
+_HAS_HISTORY = (
+    "select exists (select from pg_tables where schemaname = 'supabase_migrations' and tablename = 'schema_migrations')"
+)
+_NOTE = "insert into supabase_migrations.schema_migrations (version, name) values "
+_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,12 @@ class Status:
     expected: str
     pending: list[Migration]
 
+    @property
+    def is_there_already(self) -> bool:
+        """Say whether the schema is as new as what the history lacks: somebody lost the history."""
+        base = {one.version for one in migrations()}
+        return any(one.version in base and one.version <= (self.found or "") for one in self.pending)
+
 
 def migrations(*, supabase: bool = False) -> list[Migration]:
     """List the migrations in their order; supabase adds the overlay that needs Supabase's roles and auth."""
@@ -53,11 +65,13 @@ async def apply(dsn: str, *, supabase: bool = False, up_to: str | None = None) -
     """Apply what is missing, each migration in its own transaction, and give it; two at once wait for each other.
 
     up_to: the last version to apply; None: the newest.
-    Raises SchemaMismatch when the database is newer than this code, DatabaseUnavailable, DatabaseError.
+    Raises SchemaMismatch when the database is newer than this code, DatabaseUnavailable (its disk is full, it is read-only),
+    DatabaseError.
     """
     applied: list[Migration] = []
     async with await connect(dsn) as connection:
-        await status_of(connection, supabase=supabase)
+        if not (await status_of(connection, supabase=supabase)).pending:
+            return []  # not even the history's `create … if not exists`, which a standby refuses
         for migration in migrations(supabase=supabase):
             if up_to is not None and migration.version > up_to:
                 break
@@ -75,6 +89,9 @@ async def apply(dsn: str, *, supabase: bool = False, up_to: str | None = None) -
                         [migration.version, [text], migration.name],
                     )
             except psycopg.Error as error:
+                known = from_sqlstate(error.sqlstate or "", "")
+                if isinstance(known, DatabaseFull | DatabaseReadOnly):
+                    raise known from error
                 raise DatabaseError(f"Migration {migration.path.name} failed: {error}") from error
             applied.append(migration)
     return applied
@@ -84,6 +101,12 @@ async def status(dsn: str, *, supabase: bool = False) -> Status:
     """Say what the database has and what is pending, changing nothing. Raises SchemaMismatch when it is newer than this code."""
     async with await connect(dsn) as connection:
         return await status_of(connection, supabase=supabase)
+
+
+def as_applied(those: Sequence[Migration]) -> str:
+    """Give the SQL that writes migrations into the history without applying them."""
+    rows = ", ".join(f"('{one.version}', '{one.name}')" for one in those)
+    return f"{' '.join(_HISTORY.split())} {_NOTE}{rows};"
 
 
 def assembled() -> str:
@@ -98,11 +121,13 @@ def schema_file() -> Path:
 
 
 async def connect(dsn: str) -> Connection:
-    """Connect in autocommit. Raises DatabaseUnavailable."""
+    """Connect in autocommit. Raises DatabaseUnavailable, DatabaseFull, and DatabaseError for what is no connection string."""
     try:
         return await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=10)
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"The database cannot be reached: {error}") from error
+        raise unreachable(f"The database cannot be reached: {_in_a_line(error)}") from error
+    except psycopg.ProgrammingError:  # its text may repeat the password
+        raise DatabaseError(f"That is no connection string: {_FORM} is one.") from None
 
 
 async def status_of(connection: Connection, *, supabase: bool = False) -> Status:
@@ -115,10 +140,9 @@ async def status_of(connection: Connection, *, supabase: bool = False) -> Status
 
 
 async def _known(connection: Connection) -> set[object]:
-    if not await one(connection, "select to_regclass('supabase_migrations.schema_migrations')"):
+    if not await one(connection, _HAS_HISTORY):
         return set()
-    history = await connection.execute("select version from supabase_migrations.schema_migrations")
-    return {row[0] for row in await history.fetchall()}
+    return {row[0] for row in await fetched(connection, "select version from supabase_migrations.schema_migrations")}
 
 
 async def _found(connection: Connection) -> str | None:
@@ -128,6 +152,20 @@ async def _found(connection: Connection) -> str | None:
 
 
 async def one(connection: Connection, query: str) -> object:
-    """Give the one value of a query, None without a row."""
-    row = await (await connection.execute(query.encode())).fetchone()
-    return row[0] if row else None
+    """Give the one value of a query, None without a row. Raises DatabaseError."""
+    rows = await fetched(connection, query)
+    return rows[0][0] if rows else None
+
+
+async def fetched(connection: Connection, query: str, values: Sequence[object] | None = None) -> list[tuple[object, ...]]:
+    """Give the rows of a query. Raises DatabaseError, in one sentence, for what this user may not look at."""
+    try:
+        return await (await connection.execute(query.encode(), values)).fetchall()
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseError(f"This user may not look ({error.diag.message_primary}): connect as the schema's owner.") from error
+    except psycopg.Error as error:
+        raise DatabaseError(f"The database cannot be examined: {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: psycopg.Error) -> str:
+    return " ".join((error.diag.message_primary or str(error)).removeprefix("connection failed: ").split())

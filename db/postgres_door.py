@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from db.connections import Connections
 from db.door import Row, Where
-from db.errors import from_sqlstate
+from db.errors import from_sqlstate, unreachable
 
 
 class PostgresDoor:
@@ -50,15 +50,13 @@ class PostgresDoor:
             async with self._connections.one() as connection:
                 return await (await connection.execute(query, values)).fetchall()
         except psycopg.Error as error:
-            said, code = error.diag, error.sqlstate or _code_without_server(error)
+            said, code = error.diag, error.sqlstate
+            if code is None and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+                raise unreachable(" ".join(str(error).split())) from error
             if code in ("40001", "40P01") and repeats:  # a deadlock, all rolled back: the same call again
                 return await self._fetch(query, values, repeats - 1)
             message = said.message_primary or " ".join(str(error).split())
-            raise from_sqlstate(code, message, said.message_detail, said.constraint_name) from error
-
-
-def _code_without_server(error: psycopg.Error) -> str:
-    return "08006" if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) else "22000"
+            raise from_sqlstate(code or "22000", message, said.message_detail, said.constraint_name) from error
 
 
 def _test(column: str, value: Any) -> sql.Composable:

@@ -1,5 +1,6 @@
 """What PostgREST, and the gateway before it, say and want to hear, in the words of db/errors.py and db/door.py."""
 
+import json
 import re
 from typing import Any
 
@@ -19,6 +20,8 @@ async def look_at_status(response: httpx.Response) -> None:
         raise KeyRefused
     if status == 540:  # as Supabase documents it; not seen on a hosted project by us
         raise ProjectPaused
+    if status == 503 and await _has_sqlstate(response):
+        return  # a full disk, which `refusal` tells apart
     if status == 429 or status > 500:  # 503 and 504: PostgREST has no connection to Postgres; 52x: Cloudflare's
         raise DatabaseUnavailable(f"Supabase answers with status {status}.")
     if response.is_success and "json" not in response.headers.get("content-type", ""):
@@ -33,6 +36,15 @@ def filter_of(value: Any) -> tuple[str, str]:
         quoted = (re.sub(r'(["\\])', r"\\\1", str(one)) for one in value)
         return "in", "({})".format(",".join(f'"{one}"' for one in quoted))
     return "eq", str(value)
+
+
+async def _has_sqlstate(response: httpx.Response) -> bool:
+    """Does Postgres itself say why? PostgREST answers 503 to its classes 08 and 53."""
+    try:
+        told = json.loads(await response.aread())
+    except ValueError:
+        return False
+    return isinstance(told, dict) and re.fullmatch(r"[0-9A-Z]{5}", str(told.get("code"))) is not None
 
 
 def refusal(error: APIError) -> DatabaseError:

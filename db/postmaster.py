@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from db.files import write_whole
+
 # Children that we started, by pid: poll() reaps them, and Popen does not complain when its owner forgets it.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -46,9 +48,7 @@ class Postmaster:
 
     def write(self, path: Path) -> None:
         """Write proc.json atomically."""
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(asdict(self)))
-        draft.replace(path)
+        write_whole(path, json.dumps(asdict(self)))
 
     def is_alive(self) -> bool:
         """Is it there, the same one, and no zombie?"""

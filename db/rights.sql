@@ -30,7 +30,7 @@ language sql stable set search_path = '' as $$
     'schema_version', 'open_project', 'hold_lease', 'release_lease', 'add_token', 'find_token', 'revoke_tokens', 'audit',
     'create_invitation', 'check_invitation', 'redeem_invitation', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
     'begin_run', 'begin_attempt', 'adopt_run', 'move_run', 'note_attempt', 'apply_journal', 'forget_projection',
-    'append_log_lines', 'tail_offset', 'prune_log_lines', 'accept_reports'))
+    'append_log_lines', 'tail_offset', 'prune', 'accept_reports'))
 $$;
 
 create function espalier.set_rights() returns void

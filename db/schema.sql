@@ -40,6 +40,8 @@ create table public.nodes (
   status_at timestamptz not null default now(),
   created_at timestamptz not null default now(),
   removed_at timestamptz,
+  said integer not null default 0,
+  said_since timestamptz not null default now(),
   constraint nodes_project_id_external_id_key unique (project_id, external_id)
 );
 create unique index nodes_project_id_flower_node_id_key on public.nodes (project_id, flower_node_id) where status <> 'removed';
@@ -52,6 +54,7 @@ comment on column public.nodes.status is '
   any ──remove_node──▶ removed ──redeem_invitation──▶ enrolled';
 comment on column public.nodes.last_seen_at is 'Clock of the database; it alone decides who is lost.';
 comment on column public.nodes.reported_at is 'Clock of the node, as it said in its last heartbeat; decides nothing.';
+comment on column public.nodes.said is 'Events and sessions that it caused in the hour since said_since; beyond espalier.said_in_an_hour() they are counted alone.';
 comment on column public.nodes.activity is 'The last thing that the node''s launcher said about a message at work.';
 alter table public.nodes enable row level security;
 
@@ -204,7 +207,7 @@ create table public.run_causes (
   created_at timestamptz not null default now()
 );
 create index run_causes_node_id on public.run_causes (node_id);
-comment on table public.run_causes is 'Why a run failed. A table of its own: its last lines are for the coordinator and the node they come from alone.';
+comment on table public.run_causes is 'Why a run failed. A table of its own, for the coordinator alone: it may quote every node. What is a node''s own is in node_updates.';
 alter table public.run_causes enable row level security;
 
 create table public.run_attempts (
@@ -389,6 +392,7 @@ create table public.log_lines (
 );
 create index log_lines_node_id on public.log_lines (node_id, key);
 create index log_lines_orphans on public.log_lines (flower_run_id) where run_id is null;
+create index log_lines_of_no_run on public.log_lines (node_id) where run_id is null;
 create index log_lines_received_at on public.log_lines using brin (received_at);
 comment on table public.log_lines is 'Lines of ServerApps, and what sites forward. at is the writer''s clock; keys of one run grow in the order of commit.';
 comment on column public.log_lines.flower_run_id is 'Kept for lines of a Flower run that is not adopted yet; begin_attempt gives them their run_id.';
@@ -497,7 +501,8 @@ from public.invitations i;
 
 create view public.run_overview with (security_invoker = true) as
 select r.key, r.id, r.project_id, p.slug as project, r.label, r.app, r.opened ->> 'workload' as workload,
-  r.opened ->> 'strategy' as strategy, r.status, coalesce(r.reason, r.cause ->> 'type') as reason, r.rounds_done, r.num_rounds,
+  r.opened ->> 'strategy' as strategy, r.status,
+  coalesce(r.reason, r.cause ->> 'type', f.type) as reason, r.rounds_done, r.num_rounds,
   round(r.rounds_done::numeric / nullif(r.num_rounds, 0), 3)::double precision as progress, o.round as newest_round, o.asked,
   (r.metrics ->> 'loss')::double precision as loss, (r.metrics ->> 'accuracy')::double precision as accuracy, r.metrics,
   r.attempts, r.warnings, r.seconds,
@@ -511,7 +516,12 @@ left join lateral (
 ) o on true
 left join lateral (
   select avg(o.seconds) as seconds_a_round from public.rounds o where o.run_id = r.id and o.status = 'closed'
-) s on true;
+) s on true
+left join lateral (
+  -- The cause itself is for the coordinator; its kind is told to all.
+  select e.data #>> '{cause,type}' as type from public.events e
+  where e.run_id = r.id and r.status = 'failed' and e.name = 'fl.federation.failed' order by e.key desc limit 1
+) f on true;
 comment on view public.run_overview is 'How do the runs stand? Newest first; loss and accuracy are of the last closed round, the server''s over the clients''.';
 
 create view public.round_table with (security_invoker = true) as
@@ -630,6 +640,47 @@ language sql immutable set search_path = '' as $$
   select left(p_sqlstate, 2) in ('22', '23', 'ES', 'P0')
 $$;
 
+create function espalier.why_refused(p_sqlstate text, p_message text, p_column text, p_constraint text) returns text
+language plpgsql immutable set search_path = '' as $$
+-- Say what is wrong with a record in words that everybody may read: Postgres' own message may repeat what a site sent, ours
+-- (class ES) never do. Of Postgres' message no more is taken than the name of a type.
+declare
+  v_type text := substring(p_message from '^invalid input syntax for type ([a-z ]+)');
+begin
+  if left(p_sqlstate, 2) = 'ES' then
+    return p_message;
+  end if;
+  return case p_sqlstate
+    when '22P02' then 'A value is no ' || coalesce(v_type, 'value of its type')
+    when '22003' then 'A number is out of range'
+    when '22007' then 'A time is none'
+    when '22008' then 'A time is none'
+    when '22023' then 'A value has the wrong type'
+    when '23502' then format('%s is missing', coalesce(nullif(p_column, ''), 'A value'))
+    when '23503' then format('It refers to what is not there (%s)', p_constraint)
+    when '23505' then format('It is there already (%s)', p_constraint)
+    when '23514' then format('A value is not allowed (%s)', p_constraint)
+    else 'The database does not take it' end || format(' (SQLSTATE %s).', p_sqlstate);
+end
+$$;
+
+create function espalier.kind_of_error(p_cause jsonb) returns text
+language sql immutable set search_path = '' as $$
+  -- The name of an exception, as code may have it; a site could put anything there.
+  select case when p_cause ->> 'type' ~ '^[A-Za-z_][A-Za-z0-9_.]{0,99}$' then p_cause ->> 'type' when p_cause is not null then 'Error' end
+$$;
+
+create function espalier.as_flower_id(p_value text) returns text
+language sql immutable set search_path = '' as $$
+  select p_value where p_value ~ '^[0-9]{1,20}$'
+$$;
+
+create function espalier.known(p_value jsonb, p_words text[]) returns text
+language sql immutable set search_path = '' as $$
+  -- A word that somebody sent, if it is one of ours.
+  select p_value #>> '{}' where jsonb_typeof(p_value) = 'string' and p_value #>> '{}' = any (p_words)
+$$;
+
 -- Functions that run once a record are in plpgsql: it keeps their plans, language sql plans at each call (before Postgres 18).
 
 create function espalier.lock_project(p_project_id uuid) returns void
@@ -660,11 +711,45 @@ create function espalier.emit(
   p_data jsonb default '{}', p_at timestamptz default now(), p_journal_seq bigint default null, p_dedupe_key text default null
 ) returns void
 language plpgsql set search_path = '' as $$
+declare
+  v_name text := p_name;
+  v_data jsonb := p_data;
+  v_said integer;
 begin
+  if p_node_id is not null and p_journal_seq is null then
+    -- What a site says could be said without end; what a journal says ends with its run.
+    if exists (select from public.events where project_id = p_project_id and dedupe_key = p_dedupe_key) then
+      return;
+    end if;
+    v_said := espalier.count_said(p_node_id);
+    if v_said > espalier.said_in_an_hour() then
+      return;
+    elsif v_said = espalier.said_in_an_hour() then
+      v_name := 'fl.client.warned';
+      v_data := jsonb_build_object('what', 'node.noisy', 'in_an_hour', v_said);
+    elsif length(p_data::text) > 8192 then
+      v_data := jsonb_build_object('what', p_data -> 'what', 'cut', true);
+    end if;
+  end if;
   insert into public.events (project_id, name, run_id, node_id, round, data, at, journal_seq, dedupe_key)
-  values (p_project_id, p_name, p_run_id, p_node_id, p_round, p_data, p_at, p_journal_seq, p_dedupe_key)
+  values (p_project_id, v_name, p_run_id, p_node_id, p_round, v_data, p_at, p_journal_seq, p_dedupe_key)
   on conflict (project_id, dedupe_key) where dedupe_key is not null do nothing;
 end
+$$;
+
+create function espalier.said_in_an_hour() returns integer
+language sql immutable set search_path = '' as $$
+  -- Events and sessions that a node may cause. A SuperNode that dies at once is started again 125 times an hour, which is 375.
+  select 500
+$$;
+
+create function espalier.count_said(p_node_id uuid) returns integer
+language sql set search_path = '' as $$
+  -- Count one more, and give how many they are in the hour that began with the first.
+  update public.nodes
+  set said = case when said_since > now() - interval '1 hour' then said + 1 else 1 end,
+      said_since = case when said_since > now() - interval '1 hour' then said_since else now() end
+  where id = p_node_id returning said
 $$;
 
 create function espalier.in_calendar(p_value timestamptz) returns timestamptz
@@ -1095,10 +1180,11 @@ create function espalier.emit_end(
   p_run public.federated_runs, p_status text, p_cause jsonb, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint
 ) returns void
 language sql set search_path = '' as $$
-  -- Events are shown to every participant: which node and what kind of error, never lines that a site printed.
+  -- Events are shown to every participant: the node by its Flower id, which its rounds show too, and the kind of error. Never
+  -- a site's name, nor what it printed.
   select espalier.emit_once_an_attempt(p_run, 'fl.federation.' || p_status, p_flower_run_id,
     case when p_cause is null then '{}' else jsonb_build_object('cause', jsonb_build_object(
-      'node_id', p_cause -> 'node_id', 'node_name', p_cause -> 'node_name', 'type', p_cause -> 'type')) end,
+      'node_id', espalier.as_flower_id(p_cause ->> 'node_id'), 'type', espalier.kind_of_error(p_cause))) end,
     p_at, p_journal_seq)
 $$;
 
@@ -1344,7 +1430,7 @@ begin
     where o.status <> 'closed'
   returning tries into v_tries;
   if not found then
-    perform espalier.refuse('ES006', format('Round %s is closed.', v_round));
+    perform espalier.refuse('ES006', 'The round is closed.');
   elsif v_tries > 1 then
     -- What the try before this one left: nodes that are not asked again will not answer, and its numbers do not count.
     delete from public.metrics where run_id = p_run.id and round = v_round;
@@ -1394,12 +1480,12 @@ begin
     where u.status <> 'counted' or (u.attempt is distinct from excluded.attempt and exists (
       select 1 from public.rounds o where o.run_id = u.run_id and o.round = u.round and o.status <> 'closed'));
   if not found then
-    perform espalier.refuse('ES006', format('The update of node %s in round %s counted already.', r ->> 'node_id', v_round));
+    perform espalier.refuse('ES006', 'The update counted already.');
   end if;
   perform espalier.put_metrics(p_run, v_round, 'node', v_node_id, r ->> 'node_id', espalier.or_empty(r -> 'metrics'), p_at);
   if r ->> 'status' <> 'counted' then
     perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
-      jsonb_build_object('what', 'update.' || (r ->> 'status'), 'flower_node_id', r -> 'node_id', 'type', v_cause -> 'type'),
+      jsonb_build_object('what', 'update.' || (r ->> 'status'), 'flower_node_id', r -> 'node_id', 'type', espalier.kind_of_error(v_cause)),
       p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
   end if;
 end
@@ -1412,7 +1498,7 @@ declare
   v_key text := p_run.id || ':journal:' || (r ->> 'seq');
 begin
   if jsonb_typeof(r -> 'commit') is distinct from 'object' then
-    perform espalier.refuse('ES006', format('Round %s is not closed without its commit.', v_round));
+    perform espalier.refuse('ES006', 'No round is closed without its commit.');
   end if;
   insert into public.rounds as o (
     run_id, round, status, attempt, expected, counted, num_examples, metrics, server_metrics, seconds, aggregate_s,
@@ -1428,7 +1514,7 @@ begin
         bytes_up = excluded.bytes_up, commit = excluded.commit, closed_at = excluded.closed_at
     where o.status <> 'closed';
   if not found then
-    perform espalier.refuse('ES006', format('Round %s is closed already.', v_round));
+    perform espalier.refuse('ES006', 'The round is closed already.');
   end if;
   perform espalier.put_metrics(p_run, v_round, 'clients', null, null, espalier.or_empty(r -> 'metrics'), p_at);
   perform espalier.put_metrics(p_run, v_round, 'server', null, null, espalier.or_empty(r -> 'server_metrics'), p_at);
@@ -1469,7 +1555,7 @@ declare
   v_attempt public.run_attempts;
 begin
   if not coalesce(espalier.has_ended(r ->> 'status'), false) then
-    perform espalier.refuse('ES006', format('%s is no end of a run.', r ->> 'status'));
+    perform espalier.refuse('ES006', 'Its status is no end of a run.');
   end if;
   select * into v_run from public.federated_runs where id = p_run.id;
   v_attempt := espalier.newest_attempt(p_run.id);
@@ -1504,7 +1590,7 @@ begin
     when 'run.paused' then perform espalier.apply_pause(p_run, r, v_at);
     when 'run.resumed' then perform espalier.apply_pause(p_run, r, v_at);
     when 'run.closed' then perform espalier.apply_run_closed(p_run, r, v_at);
-    else perform espalier.refuse('ES006', format('The kind %s is unknown.', coalesce(r ->> 'kind', 'null')));
+    else perform espalier.refuse('ES006', 'Its kind is unknown.');
   end case;
 end
 $$;
@@ -1519,6 +1605,8 @@ declare
   v_record jsonb;
   v_seq bigint;
   v_why text;
+  v_column text;
+  v_constraint text;
 begin
   o_seq := p_run.journal_seq;
   o_refused := 0;
@@ -1535,7 +1623,8 @@ begin
         if not espalier.is_about_the_data(sqlstate) then
           raise;
         end if;
-        v_why := sqlerrm;
+        get stacked diagnostics v_column = column_name, v_constraint = constraint_name;
+        v_why := espalier.why_refused(sqlstate, sqlerrm, v_column, v_constraint);
       end;
     else
       perform espalier.apply_record(p_run, v_record);
@@ -1543,7 +1632,9 @@ begin
     if v_why is not null then
       o_refused := o_refused + 1;
       perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, null, null,
-        jsonb_build_object('what', 'journal.refused', 'seq', v_seq, 'kind', case when v_seq is not null then v_record -> 'kind' end, 'why', v_why),
+        jsonb_build_object('what', 'journal.refused', 'seq', v_seq, 'why', v_why, 'kind', case when v_seq is not null then
+          espalier.known(v_record -> 'kind', array['run.opened', 'round.opened', 'update', 'round.closed', 'artifact', 'run.paused',
+            'run.resumed', 'run.closed']) end),
         now(), v_seq, p_run.id || ':refused:' || coalesce(v_seq::text, md5(v_record::text)));
     end if;
     o_seq := coalesce(v_seq, o_seq);
@@ -1609,6 +1700,12 @@ begin
 end
 $$;
 
+create function espalier.lines_of_no_run() returns integer
+language sql immutable set search_path = '' as $$
+  -- For each node: of a SuperNode, and of ClientApps whose run is not adopted yet.
+  select 10000
+$$;
+
 create function espalier.add_log_lines(
   p_run_id uuid, p_node_id uuid, p_flower_run_id text, p_stream text, p_source text, p_message_id text, p_lines jsonb, p_log_lines_per_run integer
 ) returns bigint
@@ -1619,6 +1716,7 @@ language plpgsql set search_path = '' as $$
 declare
   v_room bigint;
   v_last bigint;
+  v_limit integer := p_log_lines_per_run;
   v_count integer := jsonb_array_length(p_lines);
 begin
   if v_count = 0 then
@@ -1627,6 +1725,12 @@ begin
   insert into public.log_tails as t (run_id, stream, lines) values (p_run_id, '', v_count)
   on conflict (run_id, stream) do update set lines = t.lines + excluded.lines
   returning case when p_run_id is null then v_count else p_log_lines_per_run - (t.lines - v_count) end into v_room;
+  if p_run_id is null and p_node_id is not null then
+    -- Of what a site says of no run, or of one that it made up, so many lines are kept at a time; they go by their age.
+    v_limit := espalier.lines_of_no_run();
+    v_room := v_limit - (select count(*) from (
+      select from public.log_lines l where l.run_id is null and l.node_id = p_node_id limit v_limit + 1) kept);
+  end if;
   v_last := coalesce((select max(key) from public.log_lines where run_id = p_run_id), 0);
   insert into public.log_lines (run_id, node_id, flower_run_id, stream, source, level, text, message_id, at)
   select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, g.line ->> 'source'),
@@ -1642,7 +1746,8 @@ begin
   if v_room >= 0 and v_room < v_count then
     insert into public.log_lines (run_id, node_id, flower_run_id, stream, source, level, text, at)
     values (p_run_id, p_node_id, p_flower_run_id, p_stream, coalesce(p_source, 'serverapp'), 'warning',
-      format('%s lines of this run are stored: further ones are in the files alone.', p_log_lines_per_run), now());
+      format(case when p_run_id is null then '%s lines of no run are stored: further ones of this node are at the site alone.'
+        else '%s lines of this run are stored: further ones are in the files alone.' end, v_limit), now());
   end if;
   return v_last;
 end
@@ -1682,33 +1787,6 @@ begin
 end
 $$;
 
-create function public.prune_log_lines(p_project_id uuid, p_days double precision, p_at_most integer) returns jsonb
-language plpgsql set search_path = '' as $$
--- Delete one batch and say how many lines it was; fewer than p_at_most: nothing is left to delete. Lines of no run (a SuperLink's,
--- or of a Flower run that was never adopted) go by their age alone. A run is read from its oldest line on, by its index: a
--- statement over all old lines would read the whole table again for each batch.
-declare
-  v_before timestamptz := now() - make_interval(secs => p_days * 86400);
-  v_run_id uuid;
-  v_gone integer := 0;
-  v_some integer;
-begin
-  for v_run_id in
-    select r.id from public.federated_runs r where r.project_id = p_project_id and r.ended_at is not null
-    union all select null
-  loop
-    delete from public.log_lines where ctid = any (array(
-      select l.ctid from public.log_lines l
-      where (l.run_id = v_run_id or (v_run_id is null and l.run_id is null)) and l.received_at < v_before
-      order by l.key limit p_at_most - v_gone for update skip locked));
-    get diagnostics v_some = row_count;
-    v_gone := v_gone + v_some;
-    exit when v_gone >= p_at_most;
-  end loop;
-  return to_jsonb(v_gone);
-end
-$$;
-
 -- Reports: what client servers say of their site, spooled there until it is acknowledged here.
 
 create function espalier.superlink_is_insecure(p_project_id uuid) returns boolean
@@ -1717,6 +1795,21 @@ language sql stable set search_path = '' as $$
   select coalesce((select s.runtime_config -> 'insecure' = 'true'
     from public.node_sessions s join public.nodes n on n.id = s.node_id
     where n.project_id = p_project_id and s.kind = 'superlink' order by s.key desc limit 1), false)
+$$;
+
+create function espalier.shortened(p_lines jsonb) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+-- The last 20 lines, of 2000 characters: what a client server sends. Anything else that is no array is left to the column's check.
+begin
+  if p_lines is null or jsonb_typeof(p_lines) = 'null' then
+    return '[]';
+  elsif jsonb_typeof(p_lines) <> 'array' then
+    return p_lines;
+  end if;
+  return coalesce((
+    select jsonb_agg(left(l.line, 2000) order by l.place)
+    from jsonb_array_elements_text(p_lines) with ordinality as l (line, place) where l.place > jsonb_array_length(p_lines) - 20), '[]');
+end
 $$;
 
 create function espalier.report_session(p_node public.nodes, d jsonb) returns void
@@ -1733,15 +1826,23 @@ begin
   select * into v_session from public.node_sessions where id = v_id for no key update;
   if v_session.node_id <> p_node.id or v_session.kind <> 'supernode' then
     perform espalier.refuse('ES006', 'The session is another node''s.');
+  elsif v_status <> 'starting' and espalier.allowed_from('session', v_status) = '{}' then
+    perform espalier.refuse('ES006', 'Its status is unknown.');
   elsif v_session.status <> v_status and not v_session.status = any (espalier.allowed_from('session', v_status)) then
     perform espalier.refuse('ES004', format('A session that is %s does not become %s.', v_session.status, v_status));
+  end if;
+  if length((coalesce(v_session.runtime_config, '{}') || espalier.or_empty(d -> 'runtime_config'))::text) > 65536 then
+    perform espalier.refuse('ES006', 'runtime_config is longer than 65,536 characters.');
+  end if;
+  if v_session.id is null and espalier.count_said(p_node.id) > espalier.said_in_an_hour() then
+    perform espalier.refuse('ES006', format('The node has caused %s events and sessions in an hour.', espalier.said_in_an_hour()));
   end if;
   if v_open and v_session.id is null then
     perform espalier.supersede_sessions(p_node.id, 'supernode', v_id);
   end if;
   insert into public.node_sessions as s (id, node_id, kind, status, pid, flower_node_id, runtime_config, reason, last_lines, ended_at)
   values (v_id, p_node.id, 'supernode', v_status, (d ->> 'pid')::integer, d ->> 'flower_node_id', espalier.or_empty(d -> 'runtime_config'),
-    d ->> 'reason', coalesce(nullif(d -> 'last_lines', 'null'), '[]'), case when not v_open then now() end)
+    left(d ->> 'reason', 2000), espalier.shortened(d -> 'last_lines'), case when not v_open then now() end)
   on conflict (id) do update
     set status = excluded.status, pid = coalesce(excluded.pid, s.pid), flower_node_id = coalesce(excluded.flower_node_id, s.flower_node_id),
         runtime_config = s.runtime_config || excluded.runtime_config, reason = coalesce(excluded.reason, s.reason),
@@ -1758,7 +1859,7 @@ begin
     select 1 from public.node_sessions
     where node_id = p_node.id and kind = 'supernode' and status = 'running'
   ) and (select status = 'online' from public.nodes where id = p_node.id) then
-    perform espalier.move_node(p_node.id, 'offline', coalesce(d ->> 'reason', 'SuperNode ' || v_status),
+    perform espalier.move_node(p_node.id, 'offline', coalesce(left(d ->> 'reason', 2000), 'SuperNode ' || v_status),
       jsonb_build_object('session_id', v_id));
   end if;
 end
@@ -1773,16 +1874,16 @@ begin
   set hardware = espalier.or_empty(d -> 'hardware'), datasets = coalesce(nullif(d -> 'datasets', 'null'), '[]')
   where id = p_node.id;
   for v_twin in
-    select distinct n.id, n.external_id, s ->> 'id' as dataset_id
+    select distinct unnest(array[p_node.id, n.id]) as node_id, s ->> 'id' as dataset_id
     from jsonb_array_elements(coalesce(nullif(d -> 'datasets', 'null'), '[]')) as s
     join public.nodes n on n.project_id = p_node.project_id and n.id <> p_node.id and n.status <> 'removed'
       and n.datasets @> jsonb_build_array(jsonb_build_object('id', s -> 'id'))
     where s ->> 'id' is not null
   loop
-    perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
-      jsonb_build_object('what', 'dataset.duplicate', 'dataset_id', v_twin.dataset_id,
-        'nodes', jsonb_build_array(p_node.external_id, v_twin.external_id)), now(), null,
-      'dataset:' || v_twin.dataset_id || ':' || least(p_node.id, v_twin.id) || ':' || greatest(p_node.id, v_twin.id));
+    -- Each node has its own warning, in which no other node is named: a participant reads what is said of its own.
+    perform espalier.emit(p_node.project_id, 'fl.client.warned', null, v_twin.node_id, null,
+      jsonb_build_object('what', 'dataset.duplicate', 'dataset_id', v_twin.dataset_id), now(), null,
+      'dataset:' || v_twin.node_id || ':' || v_twin.dataset_id);
   end loop;
 end
 $$;
@@ -1815,7 +1916,7 @@ create function espalier.report_clientapp(p_node public.nodes, d jsonb) returns 
 language plpgsql set search_path = '' as $$
 begin
   if d ->> 'event' is null or d ->> 'event' not in ('message.started', 'message.ended', 'clientapp.died', 'message.cancelled') then
-    perform espalier.refuse('ES006', format('The event %s is unknown.', coalesce(d ->> 'event', 'null')));
+    perform espalier.refuse('ES006', 'Its event is unknown.');
   end if;
   update public.nodes set activity = d where id = p_node.id;
   if d ->> 'event' in ('clientapp.died', 'message.cancelled') then
@@ -1824,6 +1925,13 @@ begin
         'rc', d -> 'rc', 'signal', d -> 'signal', 'reason', d -> 'reason'));
   end if;
 end
+$$;
+
+create function espalier.counts_of(d jsonb) returns jsonb
+language sql immutable set search_path = '' as $$
+  -- The numbers of a dropped line: how many lines of each kind.
+  select coalesce(jsonb_object_agg(c.key, c.value) filter (where jsonb_typeof(c.value) = 'number' and c.key ~ '^[a-z]{1,20}_lines$'), '{}')
+  from jsonb_each(d) c
 $$;
 
 create function espalier.apply_report(p_node public.nodes, p_line jsonb, p_log_lines_per_run integer) returns jsonb
@@ -1842,8 +1950,8 @@ begin
     when 'log' then return espalier.report_log(p_node, d, p_log_lines_per_run);
     when 'clientapp' then perform espalier.report_clientapp(p_node, d);
     when 'dropped' then
-      perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null, jsonb_build_object('what', 'spool.dropped') || d);
-    else perform espalier.refuse('ES006', format('The kind %s is unknown.', v_kind));
+      perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null, espalier.counts_of(d) || '{"what": "spool.dropped"}');
+    else perform espalier.refuse('ES006', 'Its kind is unknown.');
   end case;
   return '[]';
 end
@@ -1859,6 +1967,8 @@ declare
   v_line jsonb;
   v_seq bigint;
   v_why text;
+  v_column text;
+  v_constraint text;
 begin
   o_seq := p_spool.applied_seq;
   o_refused := 0;
@@ -1881,7 +1991,8 @@ begin
         if not espalier.is_about_the_data(sqlstate) then
           raise;
         end if;
-        v_why := sqlerrm;
+        get stacked diagnostics v_column = column_name, v_constraint = constraint_name;
+        v_why := espalier.why_refused(sqlstate, sqlerrm, v_column, v_constraint);
       end;
     else
       o_lines := o_lines || espalier.apply_report(p_node, v_line, p_log_lines_per_run);
@@ -1889,7 +2000,8 @@ begin
     if v_why is not null then
       o_refused := o_refused + 1;
       perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
-        jsonb_build_object('what', 'report.refused', 'seq', v_seq, 'kind', case when v_seq is not null then v_line -> 'kind' end, 'why', v_why),
+        jsonb_build_object('what', 'report.refused', 'seq', v_seq, 'why', v_why, 'kind', case when v_seq is not null then
+          espalier.known(v_line -> 'kind', array['session', 'inventory', 'log', 'clientapp', 'dropped']) end),
         now(), null, p_node.id || ':refused:' || p_spool.spool_id || ':' || coalesce(v_seq::text, md5(v_line::text)));
     end if;
     o_seq := coalesce(v_seq, o_seq);
@@ -1916,6 +2028,12 @@ begin
     perform espalier.refuse('ES004', format('The node %s was removed.', v_node.external_id));
   end if;
   insert into public.report_spools (node_id, spool_id) values (p_node_id, p_spool_id) on conflict (node_id, spool_id) do nothing;
+  if found then
+    -- A client server has one spool at a time: of those before it some are kept, for a sender that is late.
+    delete from public.report_spools s where s.node_id = p_node_id and s.spool_id <> p_spool_id and s.spool_id not in (
+      select b.spool_id from public.report_spools b where b.node_id = p_node_id and b.spool_id <> p_spool_id
+      order by b.updated_at desc, b.spool_id limit 9);
+  end if;
   select * into v_spool from public.report_spools where node_id = p_node_id and spool_id = p_spool_id for update;
   begin
     select * into v_done from espalier.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, false);
@@ -1930,6 +2048,104 @@ begin
   where node_id = p_node_id and spool_id = p_spool_id;
   return jsonb_build_object('applied_seq', v_done.o_seq, 'refused', v_done.o_refused, 'lines', v_done.o_lines,
     'events', espalier.events_since(v_node.project_id, v_mark));
+end
+$$;
+
+-- What is not kept for ever, deleted in batches: rows are locked that nobody writes any more, and what is locked is passed over.
+
+create function espalier.prune_log_lines(p_project_id uuid, p_before timestamptz, p_at_most integer) returns integer
+language plpgsql set search_path = '' as $$
+-- Lines of runs that have ended; those of no run (a SuperLink's, or of a Flower run that was never adopted) go by their age alone.
+-- Each run is read from its oldest line on, by its index: a statement over all old lines would read the whole table for each batch.
+declare
+  v_run_id uuid;
+  v_gone integer := 0;
+  v_some integer;
+begin
+  for v_run_id in
+    select r.id from public.federated_runs r
+    -- Nearly all old runs have no lines any more: 5000 of those cost 350 ms a batch without this look into the index.
+    cross join lateral (select from public.log_lines l where l.run_id = r.id limit 1) has_lines
+    where r.project_id = p_project_id and r.ended_at is not null and r.created_at < p_before
+    union all select null
+  loop
+    delete from public.log_lines where ctid = any (array(
+      select o.ctid from (
+        select l.ctid, l.received_at from public.log_lines l
+        where l.run_id = v_run_id or (v_run_id is null and l.run_id is null)
+        order by l.key limit p_at_most - v_gone for update skip locked) o
+      where o.received_at < p_before));
+    get diagnostics v_some = row_count;
+    v_gone := v_gone + v_some;
+    exit when v_gone >= p_at_most;
+  end loop;
+  return v_gone;
+end
+$$;
+
+create function espalier.prune_events(p_project_id uuid, p_before timestamptz, p_at_most integer) returns integer
+language plpgsql set search_path = '' as $$
+-- Events of no run: nodes that came, went or were warned of.
+declare
+  v_gone integer;
+begin
+  delete from public.events where ctid = any (array(
+    select o.ctid from (
+      select e.ctid, e.at from public.events e
+      where e.run_id is null and e.project_id = p_project_id order by e.key limit p_at_most for update skip locked) o
+    where o.at < p_before));
+  get diagnostics v_gone = row_count;
+  return v_gone;
+end
+$$;
+
+create function espalier.prune_sessions(p_project_id uuid, p_before timestamptz, p_at_most integer) returns integer
+language plpgsql set search_path = '' as $$
+-- Sessions that have ended, but a node's newest of each kind: it says how the node is, and whether the SuperLink was insecure.
+declare
+  v_gone integer;
+begin
+  delete from public.node_sessions where ctid = any (array(
+    select s.ctid from public.node_sessions s join public.nodes n on n.id = s.node_id
+    where n.project_id = p_project_id and s.ended_at < p_before and exists (
+      select from public.node_sessions later where later.node_id = s.node_id and later.kind = s.kind and later.key > s.key)
+    limit p_at_most for update of s skip locked));
+  get diagnostics v_gone = row_count;
+  return v_gone;
+end
+$$;
+
+create function espalier.prune_invitations(p_project_id uuid, p_before timestamptz, p_at_most integer) returns integer
+language plpgsql set search_path = '' as $$
+-- Invitations that are used or expired; the audit log knows who made them.
+declare
+  v_gone integer;
+begin
+  delete from public.invitations where ctid = any (array(
+    select i.ctid from public.invitations i
+    where i.project_id = p_project_id and coalesce(i.used_at, i.expires_at) < p_before limit p_at_most for update skip locked));
+  get diagnostics v_gone = row_count;
+  return v_gone;
+end
+$$;
+
+create function public.prune(p_project_id uuid, p_days double precision, p_at_most integer) returns jsonb
+language plpgsql set search_path = '' as $$
+-- Delete one batch of what is older than so many days, and say how many rows it was; fewer than p_at_most: nothing is left.
+declare
+  v_before timestamptz := now() - make_interval(secs => p_days * 86400);
+  v_gone integer := espalier.prune_log_lines(p_project_id, v_before, p_at_most);
+begin
+  if v_gone < p_at_most then
+    v_gone := v_gone + espalier.prune_events(p_project_id, v_before, p_at_most - v_gone);
+  end if;
+  if v_gone < p_at_most then
+    v_gone := v_gone + espalier.prune_sessions(p_project_id, v_before, p_at_most - v_gone);
+  end if;
+  if v_gone < p_at_most then
+    v_gone := v_gone + espalier.prune_invitations(p_project_id, v_before, p_at_most - v_gone);
+  end if;
+  return to_jsonb(v_gone);
 end
 $$;
 
@@ -1965,7 +2181,7 @@ language sql stable set search_path = '' as $$
     'schema_version', 'open_project', 'hold_lease', 'release_lease', 'add_token', 'find_token', 'revoke_tokens', 'audit',
     'create_invitation', 'check_invitation', 'redeem_invitation', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
     'begin_run', 'begin_attempt', 'adopt_run', 'move_run', 'note_attempt', 'apply_journal', 'forget_projection',
-    'append_log_lines', 'tail_offset', 'prune_log_lines', 'accept_reports'))
+    'append_log_lines', 'tail_offset', 'prune', 'accept_reports'))
 $$;
 
 create function espalier.set_rights() returns void

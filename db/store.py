@@ -14,7 +14,7 @@ from db.json_values import dated, storable
 from db.migrate import latest_version
 
 Record = dict[str, Any]
-PRUNE_BATCH = 5000  # lines
+PRUNE_BATCH = 5000  # rows
 
 
 class Store:
@@ -251,11 +251,14 @@ class Store:
         """Give the offset up to which a stream's lines are stored, 0 at first."""
         return int(await self._call("tail_offset", run_id=run_id, stream=stream))
 
-    async def prune_log_lines(self, project_id: str, days: float) -> int:
-        """Delete log lines older than so many days of runs that have ended, batch by batch, and give their number."""
+    async def prune(self, project_id: str, days: float) -> int:
+        """Delete, batch by batch, what is older than so many days and not kept for ever, and give the number of rows.
+
+        Log lines of runs that have ended and of no run, events of no run, ended sessions but the newest, spent invitations.
+        """
         pruned = 0
         while True:
-            gone = int(await self._call("prune_log_lines", project_id=project_id, days=days, at_most=PRUNE_BATCH))
+            gone = int(await self._call("prune", project_id=project_id, days=days, at_most=PRUNE_BATCH))
             pruned += gone
             if gone < PRUNE_BATCH:
                 return pruned

@@ -20,6 +20,7 @@ from db import migrate
 from db.embedded import EmbeddedPostgres
 from db.postgres_door import PostgresDoor
 from db.store import Store
+from tests.db import lite
 
 _TEMPLATE = "espalier_template"
 _numbers = itertools.count(1)
@@ -77,11 +78,35 @@ def _template(postgres_server: str) -> str:
 @pytest.fixture
 def fresh_database_url(postgres_server: str, _template: str) -> Iterator[str]:
     """Give the DSN of a fresh migrated database."""
+    with _copied(postgres_server, _template) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def module_database_url(postgres_server: str, _template: str) -> Iterator[str]:
+    """Give the same for the tests of a module together."""
+    with _copied(postgres_server, _template) as dsn:
+        yield dsn
+
+
+@contextlib.contextmanager
+def _copied(postgres_server: str, template: str) -> Iterator[str]:
     name = sql.Identifier(f"test_{next(_numbers)}")
     with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(_template)))
+        connection.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(template)))
         yield make_conninfo(postgres_server, dbname=name.as_string(None).strip('"'))
         connection.execute(sql.SQL("drop database {} with (force)").format(name))
+
+
+@pytest.fixture(scope="session")
+def lite_server(postgres_server: str) -> Iterator[lite.Lite]:
+    """Run @supabase/lite for the whole session."""
+    try:
+        lite.install()
+    except lite.LiteMissing as missing:
+        pytest.skip(f"no @supabase/lite to stand in for Supabase: {missing}")
+    with lite.running(postgres_server) as server:
+        yield server
 
 
 @pytest.fixture

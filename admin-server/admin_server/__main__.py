@@ -15,12 +15,12 @@ from admin_server.feed import Feed
 from admin_server.home import HomeInUse, locked
 from admin_server.replay import replay
 from admin_server.settings import Settings
-from admin_server.startup import telling
+from admin_server.startup import Telling, sentence
 from db.errors import DatabaseError
 
 
 def main() -> int:
-    """Do what the command line says; 2 for settings that cannot be used, 1 for a replay that was refused."""
+    """Do what the command line says; 2 for settings that cannot be used, 1 for what one sentence on stderr says."""
     parser = argparse.ArgumentParser(prog="python -m admin_server", description=__doc__)
     verbs = parser.add_subparsers(dest="verb")
     replays = verbs.add_parser("replay", help="build a run's rows anew from its journal")
@@ -35,10 +35,18 @@ def main() -> int:
         with locked(settings.espalier_home):
             feed = Feed()
             tls = front.certificate(settings)
-            serve(telling(create_app(settings, feed=feed)), settings.host, settings.port, **tls, before_shutdown=[feed.close])
+            app = Telling(create_app(settings, feed=feed))
+            try:
+                serve(app, settings.host, settings.port, **tls, before_shutdown=[feed.close])
+            except SystemExit:
+                if not app.has_told:
+                    raise
+                return 1
         return 0
-    except (EspalierError, DatabaseError, HomeInUse) as refused:
-        print(refused, file=sys.stderr)
+    except (EspalierError, DatabaseError, HomeInUse, OSError) as refused:
+        if (said := sentence(refused)) is None:
+            raise
+        print(said, file=sys.stderr)
         return 1
 
 

@@ -15,7 +15,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from admin_server.api import apps, events, health, nodes, projects, reports, run_records, runs, superlink
 from admin_server.apps import Apps
-from admin_server.audit import Audit
+from admin_server.audit import TELL_S, Audit
 from admin_server.authentication import Authentication
 from admin_server.background import Background
 from admin_server.database import LOOK_S, Database
@@ -87,7 +87,7 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
         fabs = Apps(settings.apps_dir, home / "apps")
         started = Runs(store, project["id"], fabs, link, watches, home / "runs")
         members = Nodes(database, project, link, lost_nodes, wanted)
-        prune = partial(store.prune_log_lines, project["id"], settings.log_retention_days)
+        prune = partial(store.prune, project["id"], settings.log_retention_days)
         duties = Duties(link, started, watches, members, prune, held)
         lease = Lease(store, project["id"], server_id(home), duties.begin, duties.end)
         for end in (lease.release, always.end, held.end, duties.give_up):  # the last one is done first
@@ -95,6 +95,8 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
         await lease.look()
         always.repeat("look at the database", database.look, LOOK_S)
         always.repeat("lease", lease.look, RENEW_S)
+        audit = Audit(store, project["id"])
+        always.repeat("audit log", audit.tell, TELL_S)
         yield State(
             settings=settings,
             feed=feed,
@@ -103,7 +105,7 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
             lease=lease,
             superlink=link,
             apps=fabs,
-            audit=Audit(store, project["id"]),
+            audit=audit,
             runs=started,
             nodes=members,
             invitations=Invitations(store, project["id"], settings),

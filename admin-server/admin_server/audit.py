@@ -1,19 +1,44 @@
 """The audit log: who did what to what, written after it was done."""
 
+import asyncio
+import logging
+from collections import deque
+from datetime import UTC, datetime
 from typing import Any
 
 from control_plane.auth import Principal
 
+from db.errors import DatabaseUnavailable
 from db.store import Store
+
+log = logging.getLogger(__name__)
+TELL_S = 5.0
+KEPT = 1000  # lines; all are in the server's log too
 
 
 class Audit:
-    """Write lines of one project's audit log."""
+    """Write lines of one project's audit log. What cannot be written now waits: the deed is done, and its answer must say so."""
 
     def __init__(self, store: Store, project_id: str) -> None:
         self._store = store
         self._project_id = project_id
+        self._waiting: deque[tuple[str, str, str | None, dict[str, Any]]] = deque(maxlen=KEPT)
+        self._telling = asyncio.Lock()
 
     async def __call__(self, who: Principal, action: str, subject: str | None = None, **facts: Any) -> None:
         """action: noun.verb, as in run.start. who: an admin's subject, or a node's id."""
-        await self._store.audit(self._project_id, f"{who.role}:{who.subject}", action, subject, facts)
+        actor = f"{who.role}:{who.subject}"
+        try:
+            if not self._waiting:
+                await self._store.audit(self._project_id, actor, action, subject, facts)
+                return
+        except DatabaseUnavailable as away:
+            log.error("the audit log lacks %s of %s by %s for now: %s", action, subject, actor, away)
+        self._waiting.append((actor, action, subject, {**facts, "done_at": datetime.now(UTC).isoformat()}))
+
+    async def tell(self) -> None:
+        """Write what waits, in order. Raises DatabaseUnavailable."""
+        async with self._telling:
+            while self._waiting:
+                await self._store.audit(self._project_id, *self._waiting[0])
+                self._waiting.popleft()

@@ -12,6 +12,7 @@ from db.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 PAUSE_AFTER_FAILURE_S = 1.0
+SAID_AT_MOST = 20  # failures of a step that names something else each time
 DONE = object()
 """What a step returns when it is not to be repeated."""
 
@@ -53,20 +54,22 @@ class Background:
             log.exception("%s failed", name)
 
     async def _forever(self, name: str, step: Step, every_s: float) -> None:
-        waits = False
+        said: set[object] = set()  # since it last worked: a step that fails each second must not fill the log with it
         while True:
             try:
                 if await step() is DONE:
                     return
-                if waits:
+                if said:
                     log.info("%s goes on", name)
-                waits = False
+                said.clear()
                 await asyncio.sleep(every_s)
             except (DatabaseUnavailable, SuperlinkUnreachable, SuperlinkNotRunning) as away:
-                if not waits:
+                if type(away) not in said:
                     log.warning("%s waits: %s", name, away)
-                waits = True
+                said.add(type(away))
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
-            except Exception:
-                log.exception("%s failed and goes on", name)
+            except Exception as failed:
+                if repr(failed) not in said and len(said) < SAID_AT_MOST:
+                    log.exception("%s failed and is tried again", name)
+                    said.add(repr(failed))
                 await asyncio.sleep(max(every_s, PAUSE_AFTER_FAILURE_S))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from admin_server.feed import AnnouncingDoor, Feed
 from admin_server.settings import Settings
+from admin_server.watched_door import WatchedDoor
 from db import migrate
 from db.embedded import EmbeddedPostgres
 from db.errors import DatabaseError, DatabaseUnavailable
@@ -31,8 +32,10 @@ class Database:
         self._feed = feed
         self._dsn = ""
         self._door: PostgresDoor | SupabaseDoor | None = None
-        self._announcing: AnnouncingDoor | None = None
+        self._watched: WatchedDoor | None = None
         self._up_since: float | None = None
+        self._trouble: str | None = None
+        self._told: set[str] = set()
         self._store: Store | None = None
 
     @property
@@ -46,14 +49,23 @@ class Database:
         return self._up_since is not None
 
     @property
+    def problem(self) -> str | None:
+        """Say why it is away, or takes no writes; None when all is well."""
+        if not self.is_up:
+            return self._trouble or "The embedded Postgres is started again."
+        return self._watched.problem if self._watched is not None else None
+
+    @property
     def up_s(self) -> float:
-        """For how long it has answered without a gap, as far as was seen."""
-        return 0.0 if self._up_since is None else time.monotonic() - self._up_since
+        """For how long it has answered, and taken what was written, without a gap as far as was seen."""
+        if self._up_since is None or self._watched is None:
+            return 0.0
+        return time.monotonic() - max(self._up_since, self._watched.refused_at)
 
     async def open(self) -> bool:
         """Start or reach it; True when it was we who started it.
 
-        Raises DatabaseUnavailable, KeyRefused, SchemaMismatch, EmbeddedPostgresFailed.
+        Raises DatabaseUnavailable (KeyRefused, SchemaMismatch, DatabaseFull …) and EmbeddedPostgresFailed.
         """
         is_ours = self._embedded is not None and not self._embedded.is_running()
         if self._embedded is not None:
@@ -61,32 +73,40 @@ class Database:
             await migrate.apply(self._dsn)
         self._door = self._way_in()
         await self._door.open()
-        self._announcing = AnnouncingDoor(self._door, self._feed)
-        self._store = Store(self._announcing)
-        await self._store.check_schema()
+        self._watched = WatchedDoor(self._door)
+        self._store = Store(AnnouncingDoor(self._watched, self._feed))
+        await self._watched.see_schema()
         self._up_since = time.monotonic()
         return is_ours
 
     async def look(self) -> None:
-        """See whether it answers; start the embedded one again when its process is gone."""
+        """See whether it answers and has our schema; start the embedded one again when its process is gone.
+
+        While the schema is another code's nothing is read or written: a row made by the wrong functions would stay.
+        """
         try:
             if self._embedded is not None and not self._embedded.is_running():
                 self._up_since = None
-                log.error("the embedded Postgres is gone and is started again")
+                self._tell("the embedded Postgres is gone and is started again")
                 await self._move_to(await self._embedded.start())
-            await self.store.check_schema()
-        except DatabaseUnavailable as away:
-            if self.is_up:
-                log.error("the database is away: %s", away)
-            self._up_since = None
+            if self._watched is not None:
+                await self._watched.see_schema()
+        except DatabaseError as trouble:
+            self._up_since, self._trouble = None, str(trouble)
+            self._tell(f"the database is away: {trouble}")
             return
-        except DatabaseError as failed:
-            log.error("the database does not come back: %s", failed)
-            self._up_since = None
-            return
+        self._trouble = None
+        self._told.clear()
         if not self.is_up:
             log.info("the database is back")
             self._up_since = time.monotonic()
+
+    def _tell(self, trouble: str) -> None:
+        """Log each trouble once an outage: it is looked at each second."""
+        first = trouble.partition("\n")[0]
+        if first not in self._told:
+            self._told.add(first)
+            log.error("%s", trouble)
 
     async def close(self, *, stop: bool = True) -> None:
         """Close the connections; stop: end the embedded one."""
@@ -104,9 +124,9 @@ class Database:
         return PostgresDoor(told.database_url.get_secret_value() if told.database_url is not None else self._dsn)
 
     async def _move_to(self, dsn: str) -> None:
-        if dsn == self._dsn or self._door is None or self._announcing is None:
+        if dsn == self._dsn or self._door is None or self._watched is None:
             return
-        old, self._door, self._dsn = self._door, PostgresDoor(dsn), dsn
-        await self._door.open()
-        self._announcing.door = self._door
+        old, new = self._door, PostgresDoor(dsn)
+        await new.open()  # where this fails, the next look begins here again
+        self._door, self._watched.door, self._dsn = new, new, dsn
         await old.close()

@@ -1,4 +1,4 @@
-"""What only the holder of the lease does: keep the SuperLink, watch runs and nodes, prune old lines."""
+"""What only the holder of the lease does: keep the SuperLink, watch runs and nodes, prune old rows."""
 
 from admin_server.background import Background, Step
 from admin_server.nodes import LOOK_S, OFFLINE_LOOK_S, Nodes
@@ -30,7 +30,7 @@ class Duties:
         await self._watches.begin()
         self._background.repeat("marking of lost nodes", self._nodes.mark_lost, LOOK_S)
         self._background.repeat("look at the SuperLink's nodes", self._nodes.look_at_superlink, OFFLINE_LOOK_S)
-        self._background.repeat("pruning of log lines", self._prune, PRUNE_S)
+        self._background.repeat("pruning", self._prune, PRUNE_S)
 
     async def end(self) -> None:
         """Stop watching, since another server does it from now on; processes go on."""

@@ -9,7 +9,7 @@ Unauthorized 401      InvitationUnknown
 Forbidden 403         OtherNode
 Gone 410              InvitationExpired
 BadGateway 502        FlowerRefused
-Unavailable 503       DatabaseAway, ReadOnly, RunsUnwritable
+Unavailable 503       DatabaseAway, DatabaseFull, DatabaseReadOnly, SchemaUnfit, DatabaseKeyRefused, ReadOnly, RunsUnwritable
 """
 
 from control_plane.errors import BadGateway, Conflict, Forbidden, Gone, Invalid, NotFound, Unauthorized, Unavailable
@@ -195,6 +195,34 @@ class DatabaseAway(Unavailable):
 
     title = "Database away"
     slug = "database-away"
+
+
+class DatabaseFull(Unavailable):
+    """The disk of the database is full, and nothing of this request was stored: make room there, and send it again."""
+
+    title = "Database full"
+    slug = "database-full"
+
+
+class DatabaseReadOnly(Unavailable):
+    """The database takes no writes, and nothing of this request was stored."""
+
+    title = "Database read-only"
+    slug = "database-read-only"
+
+
+class SchemaUnfit(Unavailable):
+    """The database's schema is not the one that this server was written for."""
+
+    title = "Schema does not fit"
+    slug = "schema-unfit"
+
+
+class DatabaseKeyRefused(Unavailable):
+    """Supabase does not take the key of this server."""
+
+    title = "Database key refused"
+    slug = "database-key-refused"
 
 
 class RunsUnwritable(Unavailable):

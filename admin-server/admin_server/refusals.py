@@ -5,10 +5,20 @@ from control_plane.problems import problem
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from admin_server.errors import DatabaseAway
+from admin_server.errors import DatabaseAway, DatabaseFull, DatabaseKeyRefused, DatabaseReadOnly, SchemaUnfit
+from db import errors as said
 from db.errors import BadValue, DatabaseError, DatabaseUnavailable, NoSuchRow, Refused
 
 RETRY_AFTER_S = 2
+# What its own words say best, the operator's advice in them; any other unavailability may name hosts and users.
+TELLING: dict[type[Exception], type[Unavailable]] = {
+    said.DatabaseFull: DatabaseFull,
+    said.DatabaseReadOnly: DatabaseReadOnly,
+    said.SchemaMismatch: SchemaUnfit,
+    said.MissingFunction: SchemaUnfit,  # between the change of a schema and our next look at it
+    said.KeyRefused: DatabaseKeyRefused,
+    said.ProjectPaused: DatabaseAway,
+}
 
 
 def install(app: FastAPI) -> None:
@@ -31,6 +41,8 @@ async def unavailable(request: Request, error: Exception) -> Response:
 
 def translated(error: Exception) -> EspalierError:
     """Give the problem for what the database raised and no service caught."""
+    if type(error) in TELLING:
+        return TELLING[type(error)](str(error))
     if isinstance(error, DatabaseUnavailable):
         return DatabaseAway()
     if isinstance(error, NoSuchRow):

@@ -63,7 +63,10 @@ class Intake:
                 texts[path].append(f"{line['at']} {line['level'].upper()} {line['text']}\n")
         async with self._writing:
             for path, several in texts.items():
-                await asyncio.to_thread(append, path, "".join(several))
+                try:
+                    await asyncio.to_thread(append, path, "".join(several))
+                except OSError as error:  # the rows are there: a sender who was told of an error would send in vain
+                    log.warning("%s lacks %d lines that the database has: %s", path, len(several), error.strerror)
 
     async def _directory_of(self, run_id: str) -> RunDirectory | None:
         if run_id not in self._directories:

@@ -32,7 +32,7 @@ from admin_server.superlink import Superlink
 from admin_server.watch.outcome import STOP_ASKED, cause
 from admin_server.watch.run_watch import ENDS
 from admin_server.watch.watches import ACTIVE, Watches
-from db.errors import ActiveRunExists
+from db.errors import ActiveRunExists, DatabaseUnavailable
 from db.store import Store
 
 log = logging.getLogger(__name__)
@@ -87,11 +87,18 @@ class Runs:
                 away.facts["run_id"] = run["id"]
                 raise
             except FlowerRefused as refused:
-                await self._store.move_run(run["id"], "failed", cause("FlowerRefused", refused.detail))
+                try:
+                    await self._store.move_run(run["id"], "failed", cause("FlowerRefused", refused.detail))
+                except DatabaseUnavailable:
+                    self._watches.doubt(run["id"])
                 refused.facts["run_id"] = run["id"]
                 raise
-            await self._watches.begin_attempt(run, flower_run_id, series_id)
-        return await self.one(run["id"])
+            try:
+                await self._watches.begin_attempt(run, flower_run_id, series_id)
+                return await self.one(run["id"])
+            except DatabaseUnavailable as away:  # it runs, and the next list of Flower's runs finds the intent that it is of
+                log.error("run %s is Flower's run %s, which is not in the database yet: %s", run["id"], flower_run_id, away)
+        return self.shown(run)
 
     def _see_writable(self) -> None:
         try:

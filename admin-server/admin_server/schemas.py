@@ -14,18 +14,6 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Problem(BaseModel):
-    """RFC 9457 problem details; facts such as run_id, key or last_lines are further members."""
-
-    model_config = ConfigDict(extra="allow")
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    request_id: str
-
-
 class Page(BaseModel):
     """A page of a list in the order of `key`; `next` is the `after` of the next page, null at the end."""
 
@@ -46,6 +34,7 @@ class Health(BaseModel):
     commit: str | None = None
     instance_id: str | None = None
     database: str | None = Field(default=None, description="up or away")
+    database_problem: str | None = Field(default=None, description="Why it is away, or took no writes in the last 30 s.")
     lease: Row | None = Field(default=None, description="held, host, lease_until")
 
 

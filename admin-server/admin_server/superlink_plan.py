@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from control_plane.files import is_file
 from control_plane.settings import is_loopback
 from control_plane.tokens import read_or_create
 
@@ -131,7 +133,7 @@ def given(folder: Path) -> tls.TlsFiles:
     if not folder.is_absolute():
         raise CertificatesInvalid(f"certificates_path must be absolute, not {folder}.", path=str(folder))
     for path in (files.ca, files.certificate, files.key):
-        if not path.is_file():
+        if not is_file(path):
             raise CertificatesInvalid(
                 f"{path} does not exist; the folder must hold ca.crt, server.crt and server.key.", path=str(path)
             )
@@ -148,8 +150,8 @@ def parse_address(text: str, taken_port: int) -> tuple[str, int]:
     if text.count(":") > 1 and not text.startswith("["):
         host, colon, port = text, "", ""
     host = host.removeprefix("[").removesuffix("]")
-    number = int(port) if port.isdigit() else PUBLIC_PORT if not colon else 0
-    if not host or any(letter.isspace() or letter in "/@" for letter in host) or not 0 < number < 65536:
+    number = int(port) if re.fullmatch("[0-9]{1,5}", port) else PUBLIC_PORT if not colon else 0
+    if not re.fullmatch(r"[!-~]+", host) or any(letter in "/@" for letter in host) or not 0 < number < 65536:
         raise AddressInvalid(f"listen_address must be HOST or HOST:PORT, not {text!r}.", listen_address=text)
     if number == taken_port:
         raise AddressInvalid(f"Port {number} is the SuperLink's own port on 127.0.0.1; choose another.", listen_address=text)

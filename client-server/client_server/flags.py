@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from control_plane.files import is_file
+
 from client_server.errors import StartRequestRefused
 from client_server.schemas import SupernodeStartRequest
 
@@ -35,7 +37,7 @@ def check_extra_args(extra_args: Sequence[str]) -> None:
             raise StartRequestRefused(
                 f"extra_args: {flag} needs a value of type {EXTRA_FLAGS[flag].__name__}.", field="extra_args", flag=flag
             )
-        if EXTRA_FLAGS[flag] is str and not Path(value).is_file():
+        if EXTRA_FLAGS[flag] is str and not is_file(Path(value)):
             raise StartRequestRefused(f"extra_args: {flag} names a file that is not there.", field="extra_args", flag=flag)
 
 

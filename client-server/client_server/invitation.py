@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -38,14 +39,17 @@ def parse_invitation(text: str) -> Invitation:
     body = text.removeprefix(PREFIX)
     try:
         fields = json.loads(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
-    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
+    except (binascii.Error, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise _garbled("what follows the prefix is not base64url of JSON; was it cut off?") from error
     if not isinstance(fields, dict):
         raise _garbled("its content is not a JSON object")
+    secret = _text(fields, "secret")
+    if not re.fullmatch("[!-~]+", secret):  # it goes into a header
+        raise _garbled("its secret is none")
     return Invitation(
         address=_address(fields.get("address")),
         ca_der=_ca(fields.get("ca")),
-        secret=_text(fields, "secret"),
+        secret=secret,
         expires_at=_text(fields, "expires_at"),
     )
 

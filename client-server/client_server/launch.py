@@ -1,5 +1,6 @@
 """From a start request to a command line: what is resolved, checked and refused before anything starts."""
 
+import re
 import socket
 import ssl
 import sys
@@ -88,7 +89,7 @@ def split_address(address: str) -> tuple[str, int]:
     """Split host:port, [v6]:port too; raises StartRequestRefused."""
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or "/" in host:
+    if not host.isprintable() or not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536 or "/" in host:
         raise StartRequestRefused(f"{address[:200]!r} is not host:port.", field="superlink_address")
     return host, int(port)
 
@@ -174,13 +175,15 @@ def supernode_environment(settings: Settings) -> Mapping[str, str]:
 
 
 def _certificates(path: str | None, folder: SiteFolder) -> Path:
-    file = folder.ca_certificate if path is None else Path(path).expanduser().absolute()
-    if file.is_dir():
-        file = file / "ca.crt"
+    file = folder.ca_certificate
     try:
+        if path is not None:
+            file = Path(path).expanduser().absolute()
+            file = file / "ca.crt" if file.is_dir() else file
         ssl.create_default_context(cafile=str(file))
     except FileNotFoundError as error:
         raise StartRequestRefused(f"certificates_path: there is no file {file}.", field="certificates_path") from error
-    except (OSError, ssl.SSLError) as error:
-        raise StartRequestRefused(f"certificates_path: {file} holds no PEM certificate.", field="certificates_path") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, or whose ~user is unknown
+        told = f"certificates_path: {file if path is None else path} holds no PEM certificate."
+        raise StartRequestRefused(told, field="certificates_path") from error
     return file

@@ -17,7 +17,7 @@ async def check_superlink(target: Target) -> None:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             status = await _health(target)
-    except (OSError, TimeoutError, EOFError) as error:
+    except (OSError, TimeoutError, EOFError, UnicodeError) as error:  # UnicodeError: no name that DNS could have
         raise SuperLinkUnreachable(_sentence(target, error), superlink_address=target.superlink) from error
     if not 200 <= status < 300:
         raise SuperLinkUnreachable(

@@ -68,6 +68,14 @@ def open_plain(path: Path) -> BinaryIO | None:
     return None
 
 
+def is_file(path: Path) -> bool:
+    """Is there a file? False also for a name that no file can have, such as a component of over 255 bytes."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -21,17 +21,17 @@ with ours as (
   select h.name, h.is_shown, h.privilege_type, case when h.grantee = 0 then 'everybody' else h.grantee::regrole::text end as who
   from held h where h.grantee = 0 or h.grantee::regrole::text in ('anon', 'authenticated')
 )
-select format('%s may %s %s', who, lower(privilege_type), name) from people
+select format('%s may %s %s', who, lower(privilege_type), name), null from people
 where not (who = 'authenticated' and is_shown and privilege_type in ('SELECT', 'EXECUTE'))
 union all
-select format('authenticated may not select %s', o.name) from ours o
+select format('authenticated may not select %s', o.name), null from ours o
 where o.is_shown and to_regprocedure('espalier.set_participant_rights()') is not null
   and not has_table_privilege('authenticated', o.oid, 'select')
 union all
-select format('service_role may not %s %s', privilege, o.name)
+select format('service_role may not %s %s', privilege, o.name), null
 from ours o, pg_roles s, unnest(case o.kind when 'table' then array['select', 'insert', 'update', 'delete'] else array['select'] end) privilege
 where s.rolname = 'service_role' and to_regclass('auth.users') is not null and not has_table_privilege(s.oid, o.oid, privilege)
 union all
-select format('service_role may not call %s', f)
+select format('service_role may not call %s', f), null
 from espalier.functions() f, pg_roles s where s.rolname = 'service_role' and to_regclass('auth.users') is not null and not has_function_privilege(s.oid, f, 'execute')
 order by 1

@@ -46,6 +46,47 @@ language sql immutable set search_path = '' as $$
   select left(p_sqlstate, 2) in ('22', '23', 'ES', 'P0')
 $$;
 
+create function espalier.why_refused(p_sqlstate text, p_message text, p_column text, p_constraint text) returns text
+language plpgsql immutable set search_path = '' as $$
+-- Say what is wrong with a record in words that everybody may read: Postgres' own message may repeat what a site sent, ours
+-- (class ES) never do. Of Postgres' message no more is taken than the name of a type.
+declare
+  v_type text := substring(p_message from '^invalid input syntax for type ([a-z ]+)');
+begin
+  if left(p_sqlstate, 2) = 'ES' then
+    return p_message;
+  end if;
+  return case p_sqlstate
+    when '22P02' then 'A value is no ' || coalesce(v_type, 'value of its type')
+    when '22003' then 'A number is out of range'
+    when '22007' then 'A time is none'
+    when '22008' then 'A time is none'
+    when '22023' then 'A value has the wrong type'
+    when '23502' then format('%s is missing', coalesce(nullif(p_column, ''), 'A value'))
+    when '23503' then format('It refers to what is not there (%s)', p_constraint)
+    when '23505' then format('It is there already (%s)', p_constraint)
+    when '23514' then format('A value is not allowed (%s)', p_constraint)
+    else 'The database does not take it' end || format(' (SQLSTATE %s).', p_sqlstate);
+end
+$$;
+
+create function espalier.kind_of_error(p_cause jsonb) returns text
+language sql immutable set search_path = '' as $$
+  -- The name of an exception, as code may have it; a site could put anything there.
+  select case when p_cause ->> 'type' ~ '^[A-Za-z_][A-Za-z0-9_.]{0,99}$' then p_cause ->> 'type' when p_cause is not null then 'Error' end
+$$;
+
+create function espalier.as_flower_id(p_value text) returns text
+language sql immutable set search_path = '' as $$
+  select p_value where p_value ~ '^[0-9]{1,20}$'
+$$;
+
+create function espalier.known(p_value jsonb, p_words text[]) returns text
+language sql immutable set search_path = '' as $$
+  -- A word that somebody sent, if it is one of ours.
+  select p_value #>> '{}' where jsonb_typeof(p_value) = 'string' and p_value #>> '{}' = any (p_words)
+$$;
+
 -- Functions that run once a record are in plpgsql: it keeps their plans, language sql plans at each call (before Postgres 18).
 
 create function espalier.lock_project(p_project_id uuid) returns void
@@ -76,11 +117,45 @@ create function espalier.emit(
   p_data jsonb default '{}', p_at timestamptz default now(), p_journal_seq bigint default null, p_dedupe_key text default null
 ) returns void
 language plpgsql set search_path = '' as $$
+declare
+  v_name text := p_name;
+  v_data jsonb := p_data;
+  v_said integer;
 begin
+  if p_node_id is not null and p_journal_seq is null then
+    -- What a site says could be said without end; what a journal says ends with its run.
+    if exists (select from public.events where project_id = p_project_id and dedupe_key = p_dedupe_key) then
+      return;
+    end if;
+    v_said := espalier.count_said(p_node_id);
+    if v_said > espalier.said_in_an_hour() then
+      return;
+    elsif v_said = espalier.said_in_an_hour() then
+      v_name := 'fl.client.warned';
+      v_data := jsonb_build_object('what', 'node.noisy', 'in_an_hour', v_said);
+    elsif length(p_data::text) > 8192 then
+      v_data := jsonb_build_object('what', p_data -> 'what', 'cut', true);
+    end if;
+  end if;
   insert into public.events (project_id, name, run_id, node_id, round, data, at, journal_seq, dedupe_key)
-  values (p_project_id, p_name, p_run_id, p_node_id, p_round, p_data, p_at, p_journal_seq, p_dedupe_key)
+  values (p_project_id, v_name, p_run_id, p_node_id, p_round, v_data, p_at, p_journal_seq, p_dedupe_key)
   on conflict (project_id, dedupe_key) where dedupe_key is not null do nothing;
 end
+$$;
+
+create function espalier.said_in_an_hour() returns integer
+language sql immutable set search_path = '' as $$
+  -- Events and sessions that a node may cause. A SuperNode that dies at once is started again 125 times an hour, which is 375.
+  select 500
+$$;
+
+create function espalier.count_said(p_node_id uuid) returns integer
+language sql set search_path = '' as $$
+  -- Count one more, and give how many they are in the hour that began with the first.
+  update public.nodes
+  set said = case when said_since > now() - interval '1 hour' then said + 1 else 1 end,
+      said_since = case when said_since > now() - interval '1 hour' then said_since else now() end
+  where id = p_node_id returning said
 $$;
 
 create function espalier.in_calendar(p_value timestamptz) returns timestamptz

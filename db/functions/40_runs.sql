@@ -48,10 +48,11 @@ create function espalier.emit_end(
   p_run public.federated_runs, p_status text, p_cause jsonb, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint
 ) returns void
 language sql set search_path = '' as $$
-  -- Events are shown to every participant: which node and what kind of error, never lines that a site printed.
+  -- Events are shown to every participant: the node by its Flower id, which its rounds show too, and the kind of error. Never
+  -- a site's name, nor what it printed.
   select espalier.emit_once_an_attempt(p_run, 'fl.federation.' || p_status, p_flower_run_id,
     case when p_cause is null then '{}' else jsonb_build_object('cause', jsonb_build_object(
-      'node_id', p_cause -> 'node_id', 'node_name', p_cause -> 'node_name', 'type', p_cause -> 'type')) end,
+      'node_id', espalier.as_flower_id(p_cause ->> 'node_id'), 'type', espalier.kind_of_error(p_cause))) end,
     p_at, p_journal_seq)
 $$;
 

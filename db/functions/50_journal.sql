@@ -40,7 +40,7 @@ begin
     where o.status <> 'closed'
   returning tries into v_tries;
   if not found then
-    perform espalier.refuse('ES006', format('Round %s is closed.', v_round));
+    perform espalier.refuse('ES006', 'The round is closed.');
   elsif v_tries > 1 then
     -- What the try before this one left: nodes that are not asked again will not answer, and its numbers do not count.
     delete from public.metrics where run_id = p_run.id and round = v_round;
@@ -90,12 +90,12 @@ begin
     where u.status <> 'counted' or (u.attempt is distinct from excluded.attempt and exists (
       select 1 from public.rounds o where o.run_id = u.run_id and o.round = u.round and o.status <> 'closed'));
   if not found then
-    perform espalier.refuse('ES006', format('The update of node %s in round %s counted already.', r ->> 'node_id', v_round));
+    perform espalier.refuse('ES006', 'The update counted already.');
   end if;
   perform espalier.put_metrics(p_run, v_round, 'node', v_node_id, r ->> 'node_id', espalier.or_empty(r -> 'metrics'), p_at);
   if r ->> 'status' <> 'counted' then
     perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
-      jsonb_build_object('what', 'update.' || (r ->> 'status'), 'flower_node_id', r -> 'node_id', 'type', v_cause -> 'type'),
+      jsonb_build_object('what', 'update.' || (r ->> 'status'), 'flower_node_id', r -> 'node_id', 'type', espalier.kind_of_error(v_cause)),
       p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
   end if;
 end
@@ -108,7 +108,7 @@ declare
   v_key text := p_run.id || ':journal:' || (r ->> 'seq');
 begin
   if jsonb_typeof(r -> 'commit') is distinct from 'object' then
-    perform espalier.refuse('ES006', format('Round %s is not closed without its commit.', v_round));
+    perform espalier.refuse('ES006', 'No round is closed without its commit.');
   end if;
   insert into public.rounds as o (
     run_id, round, status, attempt, expected, counted, num_examples, metrics, server_metrics, seconds, aggregate_s,
@@ -124,7 +124,7 @@ begin
         bytes_up = excluded.bytes_up, commit = excluded.commit, closed_at = excluded.closed_at
     where o.status <> 'closed';
   if not found then
-    perform espalier.refuse('ES006', format('Round %s is closed already.', v_round));
+    perform espalier.refuse('ES006', 'The round is closed already.');
   end if;
   perform espalier.put_metrics(p_run, v_round, 'clients', null, null, espalier.or_empty(r -> 'metrics'), p_at);
   perform espalier.put_metrics(p_run, v_round, 'server', null, null, espalier.or_empty(r -> 'server_metrics'), p_at);
@@ -165,7 +165,7 @@ declare
   v_attempt public.run_attempts;
 begin
   if not coalesce(espalier.has_ended(r ->> 'status'), false) then
-    perform espalier.refuse('ES006', format('%s is no end of a run.', r ->> 'status'));
+    perform espalier.refuse('ES006', 'Its status is no end of a run.');
   end if;
   select * into v_run from public.federated_runs where id = p_run.id;
   v_attempt := espalier.newest_attempt(p_run.id);
@@ -200,7 +200,7 @@ begin
     when 'run.paused' then perform espalier.apply_pause(p_run, r, v_at);
     when 'run.resumed' then perform espalier.apply_pause(p_run, r, v_at);
     when 'run.closed' then perform espalier.apply_run_closed(p_run, r, v_at);
-    else perform espalier.refuse('ES006', format('The kind %s is unknown.', coalesce(r ->> 'kind', 'null')));
+    else perform espalier.refuse('ES006', 'Its kind is unknown.');
   end case;
 end
 $$;
@@ -215,6 +215,8 @@ declare
   v_record jsonb;
   v_seq bigint;
   v_why text;
+  v_column text;
+  v_constraint text;
 begin
   o_seq := p_run.journal_seq;
   o_refused := 0;
@@ -231,7 +233,8 @@ begin
         if not espalier.is_about_the_data(sqlstate) then
           raise;
         end if;
-        v_why := sqlerrm;
+        get stacked diagnostics v_column = column_name, v_constraint = constraint_name;
+        v_why := espalier.why_refused(sqlstate, sqlerrm, v_column, v_constraint);
       end;
     else
       perform espalier.apply_record(p_run, v_record);
@@ -239,7 +242,9 @@ begin
     if v_why is not null then
       o_refused := o_refused + 1;
       perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, null, null,
-        jsonb_build_object('what', 'journal.refused', 'seq', v_seq, 'kind', case when v_seq is not null then v_record -> 'kind' end, 'why', v_why),
+        jsonb_build_object('what', 'journal.refused', 'seq', v_seq, 'why', v_why, 'kind', case when v_seq is not null then
+          espalier.known(v_record -> 'kind', array['run.opened', 'round.opened', 'update', 'round.closed', 'artifact', 'run.paused',
+            'run.resumed', 'run.closed']) end),
         now(), v_seq, p_run.id || ':refused:' || coalesce(v_seq::text, md5(v_record::text)));
     end if;
     o_seq := coalesce(v_seq, o_seq);

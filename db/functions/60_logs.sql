@@ -11,6 +11,12 @@ begin
 end
 $$;
 
+create function espalier.lines_of_no_run() returns integer
+language sql immutable set search_path = '' as $$
+  -- For each node: of a SuperNode, and of ClientApps whose run is not adopted yet.
+  select 10000
+$$;
+
 create function espalier.add_log_lines(
   p_run_id uuid, p_node_id uuid, p_flower_run_id text, p_stream text, p_source text, p_message_id text, p_lines jsonb, p_log_lines_per_run integer
 ) returns bigint
@@ -21,6 +27,7 @@ language plpgsql set search_path = '' as $$
 declare
   v_room bigint;
   v_last bigint;
+  v_limit integer := p_log_lines_per_run;
   v_count integer := jsonb_array_length(p_lines);
 begin
   if v_count = 0 then
@@ -29,6 +36,12 @@ begin
   insert into public.log_tails as t (run_id, stream, lines) values (p_run_id, '', v_count)
   on conflict (run_id, stream) do update set lines = t.lines + excluded.lines
   returning case when p_run_id is null then v_count else p_log_lines_per_run - (t.lines - v_count) end into v_room;
+  if p_run_id is null and p_node_id is not null then
+    -- Of what a site says of no run, or of one that it made up, so many lines are kept at a time; they go by their age.
+    v_limit := espalier.lines_of_no_run();
+    v_room := v_limit - (select count(*) from (
+      select from public.log_lines l where l.run_id is null and l.node_id = p_node_id limit v_limit + 1) kept);
+  end if;
   v_last := coalesce((select max(key) from public.log_lines where run_id = p_run_id), 0);
   insert into public.log_lines (run_id, node_id, flower_run_id, stream, source, level, text, message_id, at)
   select p_run_id, coalesce(p_node_id, n.id), p_flower_run_id, p_stream, coalesce(p_source, g.line ->> 'source'),
@@ -44,7 +57,8 @@ begin
   if v_room >= 0 and v_room < v_count then
     insert into public.log_lines (run_id, node_id, flower_run_id, stream, source, level, text, at)
     values (p_run_id, p_node_id, p_flower_run_id, p_stream, coalesce(p_source, 'serverapp'), 'warning',
-      format('%s lines of this run are stored: further ones are in the files alone.', p_log_lines_per_run), now());
+      format(case when p_run_id is null then '%s lines of no run are stored: further ones of this node are at the site alone.'
+        else '%s lines of this run are stored: further ones are in the files alone.' end, v_limit), now());
   end if;
   return v_last;
 end
@@ -81,32 +95,5 @@ begin
     return coalesce((select to_jsonb(end_offset) from public.log_tails where run_id is null and stream = p_stream), '0');
   end if;
   return coalesce((select to_jsonb(end_offset) from public.log_tails where run_id = p_run_id and stream = p_stream), '0');
-end
-$$;
-
-create function public.prune_log_lines(p_project_id uuid, p_days double precision, p_at_most integer) returns jsonb
-language plpgsql set search_path = '' as $$
--- Delete one batch and say how many lines it was; fewer than p_at_most: nothing is left to delete. Lines of no run (a SuperLink's,
--- or of a Flower run that was never adopted) go by their age alone. A run is read from its oldest line on, by its index: a
--- statement over all old lines would read the whole table again for each batch.
-declare
-  v_before timestamptz := now() - make_interval(secs => p_days * 86400);
-  v_run_id uuid;
-  v_gone integer := 0;
-  v_some integer;
-begin
-  for v_run_id in
-    select r.id from public.federated_runs r where r.project_id = p_project_id and r.ended_at is not null
-    union all select null
-  loop
-    delete from public.log_lines where ctid = any (array(
-      select l.ctid from public.log_lines l
-      where (l.run_id = v_run_id or (v_run_id is null and l.run_id is null)) and l.received_at < v_before
-      order by l.key limit p_at_most - v_gone for update skip locked));
-    get diagnostics v_some = row_count;
-    v_gone := v_gone + v_some;
-    exit when v_gone >= p_at_most;
-  end loop;
-  return to_jsonb(v_gone);
 end
 $$;

@@ -8,6 +8,21 @@ language sql stable set search_path = '' as $$
     where n.project_id = p_project_id and s.kind = 'superlink' order by s.key desc limit 1), false)
 $$;
 
+create function espalier.shortened(p_lines jsonb) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+-- The last 20 lines, of 2000 characters: what a client server sends. Anything else that is no array is left to the column's check.
+begin
+  if p_lines is null or jsonb_typeof(p_lines) = 'null' then
+    return '[]';
+  elsif jsonb_typeof(p_lines) <> 'array' then
+    return p_lines;
+  end if;
+  return coalesce((
+    select jsonb_agg(left(l.line, 2000) order by l.place)
+    from jsonb_array_elements_text(p_lines) with ordinality as l (line, place) where l.place > jsonb_array_length(p_lines) - 20), '[]');
+end
+$$;
+
 create function espalier.report_session(p_node public.nodes, d jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -22,15 +37,23 @@ begin
   select * into v_session from public.node_sessions where id = v_id for no key update;
   if v_session.node_id <> p_node.id or v_session.kind <> 'supernode' then
     perform espalier.refuse('ES006', 'The session is another node''s.');
+  elsif v_status <> 'starting' and espalier.allowed_from('session', v_status) = '{}' then
+    perform espalier.refuse('ES006', 'Its status is unknown.');
   elsif v_session.status <> v_status and not v_session.status = any (espalier.allowed_from('session', v_status)) then
     perform espalier.refuse('ES004', format('A session that is %s does not become %s.', v_session.status, v_status));
+  end if;
+  if length((coalesce(v_session.runtime_config, '{}') || espalier.or_empty(d -> 'runtime_config'))::text) > 65536 then
+    perform espalier.refuse('ES006', 'runtime_config is longer than 65,536 characters.');
+  end if;
+  if v_session.id is null and espalier.count_said(p_node.id) > espalier.said_in_an_hour() then
+    perform espalier.refuse('ES006', format('The node has caused %s events and sessions in an hour.', espalier.said_in_an_hour()));
   end if;
   if v_open and v_session.id is null then
     perform espalier.supersede_sessions(p_node.id, 'supernode', v_id);
   end if;
   insert into public.node_sessions as s (id, node_id, kind, status, pid, flower_node_id, runtime_config, reason, last_lines, ended_at)
   values (v_id, p_node.id, 'supernode', v_status, (d ->> 'pid')::integer, d ->> 'flower_node_id', espalier.or_empty(d -> 'runtime_config'),
-    d ->> 'reason', coalesce(nullif(d -> 'last_lines', 'null'), '[]'), case when not v_open then now() end)
+    left(d ->> 'reason', 2000), espalier.shortened(d -> 'last_lines'), case when not v_open then now() end)
   on conflict (id) do update
     set status = excluded.status, pid = coalesce(excluded.pid, s.pid), flower_node_id = coalesce(excluded.flower_node_id, s.flower_node_id),
         runtime_config = s.runtime_config || excluded.runtime_config, reason = coalesce(excluded.reason, s.reason),
@@ -47,7 +70,7 @@ begin
     select 1 from public.node_sessions
     where node_id = p_node.id and kind = 'supernode' and status = 'running'
   ) and (select status = 'online' from public.nodes where id = p_node.id) then
-    perform espalier.move_node(p_node.id, 'offline', coalesce(d ->> 'reason', 'SuperNode ' || v_status),
+    perform espalier.move_node(p_node.id, 'offline', coalesce(left(d ->> 'reason', 2000), 'SuperNode ' || v_status),
       jsonb_build_object('session_id', v_id));
   end if;
 end
@@ -62,16 +85,16 @@ begin
   set hardware = espalier.or_empty(d -> 'hardware'), datasets = coalesce(nullif(d -> 'datasets', 'null'), '[]')
   where id = p_node.id;
   for v_twin in
-    select distinct n.id, n.external_id, s ->> 'id' as dataset_id
+    select distinct unnest(array[p_node.id, n.id]) as node_id, s ->> 'id' as dataset_id
     from jsonb_array_elements(coalesce(nullif(d -> 'datasets', 'null'), '[]')) as s
     join public.nodes n on n.project_id = p_node.project_id and n.id <> p_node.id and n.status <> 'removed'
       and n.datasets @> jsonb_build_array(jsonb_build_object('id', s -> 'id'))
     where s ->> 'id' is not null
   loop
-    perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
-      jsonb_build_object('what', 'dataset.duplicate', 'dataset_id', v_twin.dataset_id,
-        'nodes', jsonb_build_array(p_node.external_id, v_twin.external_id)), now(), null,
-      'dataset:' || v_twin.dataset_id || ':' || least(p_node.id, v_twin.id) || ':' || greatest(p_node.id, v_twin.id));
+    -- Each node has its own warning, in which no other node is named: a participant reads what is said of its own.
+    perform espalier.emit(p_node.project_id, 'fl.client.warned', null, v_twin.node_id, null,
+      jsonb_build_object('what', 'dataset.duplicate', 'dataset_id', v_twin.dataset_id), now(), null,
+      'dataset:' || v_twin.node_id || ':' || v_twin.dataset_id);
   end loop;
 end
 $$;
@@ -104,7 +127,7 @@ create function espalier.report_clientapp(p_node public.nodes, d jsonb) returns 
 language plpgsql set search_path = '' as $$
 begin
   if d ->> 'event' is null or d ->> 'event' not in ('message.started', 'message.ended', 'clientapp.died', 'message.cancelled') then
-    perform espalier.refuse('ES006', format('The event %s is unknown.', coalesce(d ->> 'event', 'null')));
+    perform espalier.refuse('ES006', 'Its event is unknown.');
   end if;
   update public.nodes set activity = d where id = p_node.id;
   if d ->> 'event' in ('clientapp.died', 'message.cancelled') then
@@ -113,6 +136,13 @@ begin
         'rc', d -> 'rc', 'signal', d -> 'signal', 'reason', d -> 'reason'));
   end if;
 end
+$$;
+
+create function espalier.counts_of(d jsonb) returns jsonb
+language sql immutable set search_path = '' as $$
+  -- The numbers of a dropped line: how many lines of each kind.
+  select coalesce(jsonb_object_agg(c.key, c.value) filter (where jsonb_typeof(c.value) = 'number' and c.key ~ '^[a-z]{1,20}_lines$'), '{}')
+  from jsonb_each(d) c
 $$;
 
 create function espalier.apply_report(p_node public.nodes, p_line jsonb, p_log_lines_per_run integer) returns jsonb
@@ -131,8 +161,8 @@ begin
     when 'log' then return espalier.report_log(p_node, d, p_log_lines_per_run);
     when 'clientapp' then perform espalier.report_clientapp(p_node, d);
     when 'dropped' then
-      perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null, jsonb_build_object('what', 'spool.dropped') || d);
-    else perform espalier.refuse('ES006', format('The kind %s is unknown.', v_kind));
+      perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null, espalier.counts_of(d) || '{"what": "spool.dropped"}');
+    else perform espalier.refuse('ES006', 'Its kind is unknown.');
   end case;
   return '[]';
 end
@@ -148,6 +178,8 @@ declare
   v_line jsonb;
   v_seq bigint;
   v_why text;
+  v_column text;
+  v_constraint text;
 begin
   o_seq := p_spool.applied_seq;
   o_refused := 0;
@@ -170,7 +202,8 @@ begin
         if not espalier.is_about_the_data(sqlstate) then
           raise;
         end if;
-        v_why := sqlerrm;
+        get stacked diagnostics v_column = column_name, v_constraint = constraint_name;
+        v_why := espalier.why_refused(sqlstate, sqlerrm, v_column, v_constraint);
       end;
     else
       o_lines := o_lines || espalier.apply_report(p_node, v_line, p_log_lines_per_run);
@@ -178,7 +211,8 @@ begin
     if v_why is not null then
       o_refused := o_refused + 1;
       perform espalier.emit(p_node.project_id, 'fl.client.warned', null, p_node.id, null,
-        jsonb_build_object('what', 'report.refused', 'seq', v_seq, 'kind', case when v_seq is not null then v_line -> 'kind' end, 'why', v_why),
+        jsonb_build_object('what', 'report.refused', 'seq', v_seq, 'why', v_why, 'kind', case when v_seq is not null then
+          espalier.known(v_line -> 'kind', array['session', 'inventory', 'log', 'clientapp', 'dropped']) end),
         now(), null, p_node.id || ':refused:' || p_spool.spool_id || ':' || coalesce(v_seq::text, md5(v_line::text)));
     end if;
     o_seq := coalesce(v_seq, o_seq);
@@ -205,6 +239,12 @@ begin
     perform espalier.refuse('ES004', format('The node %s was removed.', v_node.external_id));
   end if;
   insert into public.report_spools (node_id, spool_id) values (p_node_id, p_spool_id) on conflict (node_id, spool_id) do nothing;
+  if found then
+    -- A client server has one spool at a time: of those before it some are kept, for a sender that is late.
+    delete from public.report_spools s where s.node_id = p_node_id and s.spool_id <> p_spool_id and s.spool_id not in (
+      select b.spool_id from public.report_spools b where b.node_id = p_node_id and b.spool_id <> p_spool_id
+      order by b.updated_at desc, b.spool_id limit 9);
+  end if;
   select * into v_spool from public.report_spools where node_id = p_node_id and spool_id = p_spool_id for update;
   begin
     select * into v_done from espalier.apply_reports(v_node, v_spool, p_lines, p_log_lines_per_run, false);

@@ -43,7 +43,7 @@ create table public.run_causes (
   created_at timestamptz not null default now()
 );
 create index run_causes_node_id on public.run_causes (node_id);
-comment on table public.run_causes is 'Why a run failed. A table of its own: its last lines are for the coordinator and the node they come from alone.';
+comment on table public.run_causes is 'Why a run failed. A table of its own, for the coordinator alone: it may quote every node. What is a node''s own is in node_updates.';
 alter table public.run_causes enable row level security;
 
 create table public.run_attempts (

@@ -43,6 +43,7 @@ create table public.log_lines (
 );
 create index log_lines_node_id on public.log_lines (node_id, key);
 create index log_lines_orphans on public.log_lines (flower_run_id) where run_id is null;
+create index log_lines_of_no_run on public.log_lines (node_id) where run_id is null;
 create index log_lines_received_at on public.log_lines using brin (received_at);
 comment on table public.log_lines is 'Lines of ServerApps, and what sites forward. at is the writer''s clock; keys of one run grow in the order of commit.';
 comment on column public.log_lines.flower_run_id is 'Kept for lines of a Flower run that is not adopted yet; begin_attempt gives them their run_id.';

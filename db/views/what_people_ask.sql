@@ -3,7 +3,8 @@
 
 create view public.run_overview with (security_invoker = true) as
 select r.key, r.id, r.project_id, p.slug as project, r.label, r.app, r.opened ->> 'workload' as workload,
-  r.opened ->> 'strategy' as strategy, r.status, coalesce(r.reason, r.cause ->> 'type') as reason, r.rounds_done, r.num_rounds,
+  r.opened ->> 'strategy' as strategy, r.status,
+  coalesce(r.reason, r.cause ->> 'type', f.type) as reason, r.rounds_done, r.num_rounds,
   round(r.rounds_done::numeric / nullif(r.num_rounds, 0), 3)::double precision as progress, o.round as newest_round, o.asked,
   (r.metrics ->> 'loss')::double precision as loss, (r.metrics ->> 'accuracy')::double precision as accuracy, r.metrics,
   r.attempts, r.warnings, r.seconds,
@@ -17,7 +18,12 @@ left join lateral (
 ) o on true
 left join lateral (
   select avg(o.seconds) as seconds_a_round from public.rounds o where o.run_id = r.id and o.status = 'closed'
-) s on true;
+) s on true
+left join lateral (
+  -- The cause itself is for the coordinator; its kind is told to all.
+  select e.data #>> '{cause,type}' as type from public.events e
+  where e.run_id = r.id and r.status = 'failed' and e.name = 'fl.federation.failed' order by e.key desc limit 1
+) f on true;
 comment on view public.run_overview is 'How do the runs stand? Newest first; loss and accuracy are of the last closed round, the server''s over the clients''.';
 
 create view public.round_table with (security_invoker = true) as

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from admin_server.app import create_app
 from admin_server.settings import Settings
-from admin_server.startup import telling
+from admin_server.startup import Telling
 from control_plane.files import read_json
 from starlette.applications import Starlette
 from starlette.types import Message
@@ -67,8 +67,10 @@ async def test_a_start_that_fails_says_so_in_one_sentence(capsys: pytest.Capture
     async def send(message: Message) -> None:
         said.append(message)
 
+    app = Telling(Starlette(lifespan=failing))
     with pytest.raises(SchemaMismatch):
-        await telling(Starlette(lifespan=failing))({"type": "lifespan", "state": {}}, receive, send)
+        await app({"type": "lifespan", "state": {}}, receive, send)
+    assert app.has_told
     sentence = "The database has no Espalier schema: run `python -m db migrate` (it installs 20260101000000)."
     assert said == [{"type": "lifespan.startup.failed", "message": sentence}]
     assert capsys.readouterr().err == sentence + "\n"

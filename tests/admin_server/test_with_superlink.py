@@ -62,13 +62,14 @@ class Process:
             (folder / "server.py").write_text(f"{head}\n{body}")
         self.env = {"ESPALIER_HOME": str(home), "DATABASE_URL": dsn, "APPS_DIR": str(home / "apps-dir")}
         self.http = httpx.Client()
+        self.command = [sys.executable, "-m", "admin_server"]
         self.env |= {"ADMIN_PORT": str(self.port), "SUPERLINK_PORT": str(free_port()), "PATH": os.environ["PATH"]}
         self.url = f"https://localhost:{self.port}"
         self.env |= {"ADMIN_HOST": "0.0.0.0", "PUBLIC_URL": self.url}
 
     def start(self) -> None:
         with (self.home / "out.log").open("ab") as out:
-            self.child = subprocess.Popen([sys.executable, "-m", "admin_server"], env=self.env, stdout=out, stderr=out)
+            self.child = subprocess.Popen(self.command, env=self.env, stdout=out, stderr=out)
         wait_for("the server to answer", self.answers)
         token = (self.home / "admin.token").read_text().strip()
         self.http.close()

@@ -16,7 +16,7 @@ AT = "2026-11-22T08:00:00Z"
 
 @dataclass
 class World:
-    """Project p has the sites a and b, project other has x; what a node printed or measured carries its name."""
+    """Project p has the sites a and b, project other has x; what a node printed or sent carries its name: `a patient`."""
 
     names: dict[str, str] = field(default_factory=dict)  # id -> name
 
@@ -57,57 +57,87 @@ async def _fill(url: str, world: World) -> None:
         for site, flower in sites.items():
             nodes[site] = await _enrol(store, opened["id"], site, flower)
             world.names[nodes[site]] = site
-        run = await store.begin_run(opened["id"], f"app-{project}", None, {}, None, "rest")
+        run = await store.begin_run(opened["id"], f"app-{project}", "fab", {}, "first", "rest")
         world.names[run["id"]] = f"run-{project}"
         await store.begin_attempt(run["id"], attempt, attempt)
+        if project == "other":
+            await store.note_attempt(attempt, "stop asked")
         await store.apply_journal(run["id"], _journal(sites, attempt), 1)
         texts = [{"source": "clientapp", "text": f"{site} printed", "node_id": node} for site, node in nodes.items()]
         texts.append({"source": "serverapp", "text": f"server of {project}"})
         await store.append_log_lines(run["id"], "server.log", 0, 1, texts)
-        await store.audit(opened["id"], "admin", f"looked at {project}")
+        await store.audit(opened["id"], "admin", f"looked at {project}", run["id"])
         await store.hold_lease(opened["id"], f"server-{project}", f"host-{project}")
     await store.append_log_lines(None, "superlink.log", 0, 1, [{"source": "superlink", "text": "of no run"}])
     await door.close()
 
 
 def _journal(sites: dict[str, str], attempt: str) -> list[dict[str, Any]]:
-    first = min(sites)
-    told = {"node_name": first, "type": "KeyError", "message": f"{first} patient 7", "last_lines": ["patient 7"]}
+    first, *others = sorted(sites)
+    told = {site: _cause(site, flower) for site, flower in sites.items()}
+    everybody = "; ".join(f"{site} patient" for site in (first, *others))
     at = {"at": AT, "attempt": attempt}
     records: list[dict[str, Any]] = [
         {"kind": "run.opened", "workload": "digits", "strategy": "fedavg", "num_rounds": 2},
         {"kind": "round.opened", "round": 1, "nodes": list(sites.values()), "needed": 1},
     ]
     for site, flower in sites.items():
-        cause = told | {"node_id": flower} if site == first else None
-        loss = {"loss": int(attempt)}
-        records.append({"kind": "update", "round": 1, "node_id": flower, "metrics": loss, "status": "failed", "cause": cause})
+        update = {
+            "kind": "update",
+            "round": 1,
+            "node_id": flower,
+            "message_id": f"m-{site}",
+            "status": "failed",
+            "num_examples": 10,
+            "bytes_down": 40,
+            "bytes_up": 40,
+            "cause": told[site],
+        }
+        records.append(update | {"metrics": {"loss": int(attempt)}})
+        records.append(update | {"num_examples": f"{site} patient"})
+        records.append({"kind": f"{site} patient"})
     commit = {"file": "f", "sha256": "f" * 64, "size_bytes": 1}
+    closed = {
+        "kind": "round.closed",
+        "round": 1,
+        "counted": 0,
+        "expected": 2,
+        "num_examples": 20,
+        "metrics": {"loss": int(attempt)},
+    }
+    commit = {"file": "f", "sha256": "f" * 64, "size_bytes": 1}
+    artifact = {"kind": "artifact", "name": "m", "role": "final", "path": f"of-{attempt}", "sha256": "e" * 64, "size_bytes": 1}
     records += [
-        {"kind": "round.closed", "round": 1, "counted": 0, "metrics": {"loss": int(attempt)}, "seconds": 2, "commit": commit},
-        {
-            "kind": "artifact",
-            "name": "m",
-            "role": "final",
-            "path": f"of-{attempt}",
-            "sha256": "e" * 64,
-            "size_bytes": 1,
-            "format": "x",
-        },
-        {"kind": "run.closed", "status": "failed", "cause": told | {"node_id": sites[first]}},
+        closed | {"seconds": 2, "aggregate_s": 0.1, "bytes_down": 80, "bytes_up": 80, "commit": commit},
+        artifact | {"format": "x", "round": 1},
+        {"kind": "run.closed", "status": "failed", "cause": told[first] | {"message": everybody}},
     ]
     return [at | {"seq": seq} | record for seq, record in enumerate(records, 1)]
+
+
+def _cause(site: str, flower: str) -> dict[str, Any]:
+    said = f"{site} patient"
+    return {"node_id": flower, "node_name": f"Hospital {site}", "type": "KeyError", "message": said, "last_lines": [said]}
 
 
 async def _enrol(store: Store, project_id: str, site: str, flower_node_id: str) -> str:
     secret, token = (f"{number}{flower_node_id}" * 32 for number in (1, 2))
     await store.create_invitation(project_id, secret, f"for {site}", 60)
-    node = await store.redeem_invitation(secret, site, site, "key", flower_node_id, token)
+    node = await store.redeem_invitation(secret, site, f"Hospital {site}", "key", flower_node_id, token)
+    await store.add_token(f"3{flower_node_id}" * 32, "participant", site, project_id)
+    await store.revoke_tokens("participant", site)
+    session = await store.open_session(node["id"], "supernode", {"of": site})
+    await store.move_session(session["id"], "failed", 4711, "exit code 3", [f"{site} printed"])
     await store.open_session(node["id"], "supernode", {"of": site})
-    await store.beat(node["id"], {"supernode_state": "running"})
-    await store.accept_reports(
-        node["id"], "spool", [{"seq": 1, "kind": "inventory", "at": AT, "data": {"hardware": {}, "datasets": []}}]
-    )
+    await store.beat(node["id"], {"supernode_state": "running", "reported_at": AT})
+    reports: list[tuple[str, dict[str, Any]]] = [
+        ("inventory", {"hardware": {}, "datasets": [{"id": "shared"}]}),
+        ("session", {"session_id": f"{site} patient", "status": "running"}),
+        ("clientapp", {"event": "message.started", "flower_run_id": "9", "message_id": "m"}),
+        ("log", {"source": "clientapp", "flower_run_id": "9", "message_id": "m", "lines": [f"{site} printed"]}),
+    ]
+    lines = [{"seq": seq, "kind": kind, "at": AT, "data": data} for seq, (kind, data) in enumerate(reports, 1)]
+    await store.accept_reports(node["id"], "spool", lines)
     return str(node["id"])
 
 

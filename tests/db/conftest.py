@@ -40,17 +40,6 @@ def way_in() -> str:
 
 
 @pytest.fixture(scope="session")
-def lite_server(postgres_server: str) -> Iterator[lite.Lite]:
-    """Run @supabase/lite for the whole session."""
-    try:
-        lite.install()
-    except lite.LiteMissing as missing:
-        pytest.skip(f"no @supabase/lite to stand in for Supabase: {missing}")
-    with lite.running(postgres_server) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
 def supabase_database(postgres_server: str, lite_server: lite.Lite) -> str:
     """Make the one database that every test of the Supabase door gets emptied (30 ms; lite reads a new one for 400 ms)."""
     return lite.prepare(postgres_server, "supabase")

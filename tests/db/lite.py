@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -63,10 +64,15 @@ def install() -> None:
 
 
 @contextmanager
-def running(server_dsn: str) -> Iterator[Lite]:
-    """Run it over every database of a Postgres that `prepare` has made; it ends with us, however we end."""
-    keys = {"secretKey": f"sb_secret_{secrets.token_hex(16)}", "publishableKey": f"sb_publishable_{secrets.token_hex(16)}"}
-    told = {"server": _as_lite_rest(server_dsn), **keys}
+def running(server_dsn: str, again: Lite | None = None) -> Iterator[Lite]:
+    """Run it over every database of a Postgres that `prepare` has made; it ends with us, however we end.
+
+    again: one that has ended, whose address and keys this one takes.
+    """
+    secret_key = again.secret_key if again else f"sb_secret_{secrets.token_hex(16)}"
+    publishable_key = again.publishable_key if again else f"sb_publishable_{secrets.token_hex(16)}"
+    port = int(again.address.rpartition(":")[2]) if again else 0
+    told = {"server": _as_lite_rest(server_dsn), "port": port, "secretKey": secret_key, "publishableKey": publishable_key}
     process = subprocess.Popen(
         ["node", "server.mjs"],
         cwd=ROOM,
@@ -81,7 +87,7 @@ def running(server_dsn: str) -> Iterator[Lite]:
     try:
         said = process.stdout.readline().split()
         assert said[:2] == ["listening", "on"], said
-        yield Lite(f"http://127.0.0.1:{said[2]}", keys["secretKey"], keys["publishableKey"])
+        yield Lite(f"http://127.0.0.1:{said[2]}", secret_key, publishable_key)
     finally:
         process.stdin.close()
         process.wait(10)
@@ -121,10 +127,12 @@ def empty(dsn: str) -> None:
 
 def _as_lite_rest(server_dsn: str) -> str:
     """Make the role that lite connects as, and give its URL: it may become Supabase's roles, owns nothing and grants nothing."""
-    given, password = conninfo_to_dict(server_dsn), secrets.token_hex(16)
+    given = conninfo_to_dict(server_dsn)
+    password = hashlib.sha256(str(given["password"]).encode()).hexdigest()  # the same for all that run over one Postgres
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         connection.execute(STUB.read_bytes())
-        connection.execute(
-            sql.SQL("create role lite_rest login password {} in role anon, authenticated, service_role").format(password)
-        )
+        if connection.execute("select from pg_roles where rolname = 'lite_rest'").fetchone() is None:
+            connection.execute(
+                sql.SQL("create role lite_rest login password {} in role anon, authenticated, service_role").format(password)
+            )
     return f"postgres://lite_rest:{password}@{quote(str(given['host']), safe='')}:{given['port']}/"

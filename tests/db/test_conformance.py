@@ -70,7 +70,7 @@ async def tell_a_story(store: Store, journal: Any) -> Row:
     assert (await store.accept_reports(node["id"], "spool", [report]))["applied_seq"] == 1
     await store.append_log_lines(run["id"], "server.log", 0, 9, [{"text": "a", "source": "serverapp", "node_id": node["id"]}])
     assert await store.tail_offset(run["id"], "server.log") == 9
-    assert await store.prune_log_lines(project["id"], 30) == 0
+    assert await store.prune(project["id"], 30) == 0
     await store.audit(project["id"], "admin", "node.removed", "site-a", {"why": "told"})
     assert await store.mark_lost_nodes(project["id"], 3600) == []
     assert await store.remove_node(node["id"]) is not None

@@ -32,6 +32,8 @@ def test_the_list_at_the_top_of_the_file_names_every_error() -> None:
         ("57P01", "", None, errors.DatabaseUnavailable("said")),
         ("08006", "", None, errors.DatabaseUnavailable("said")),
         ("53300", "", None, errors.DatabaseUnavailable("said")),
+        ("53100", "", None, errors.DatabaseFull()),
+        ("25006", "", None, errors.DatabaseReadOnly()),
         ("42501", "", None, errors.DatabaseError("said (SQLSTATE 42501)")),
     ],
 )
@@ -52,3 +54,10 @@ def test_an_error_without_words_says_its_docstring() -> None:
 )
 def test_a_schema_that_does_not_fit_says_what_to_do(found: str | None, advice: str) -> None:
     assert advice in str(errors.SchemaMismatch(found, "2"))
+
+
+def test_a_connection_that_a_full_disk_refuses_is_told_from_one_that_is_not_made() -> None:
+    """libpq gives the words of the server alone, as Postgres 18.6 has them here."""
+    full = 'connection to server at "127.0.0.1", port 5432 failed: FATAL:  could not write init file: No space left on device'
+    assert type(errors.unreachable(full)) is errors.DatabaseFull
+    assert type(errors.unreachable("connection refused")) is errors.DatabaseUnavailable

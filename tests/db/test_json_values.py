@@ -37,3 +37,11 @@ def test_times_of_a_row_and_of_rows_within_become_utc() -> None:
     )
     moment = datetime(2026, 11, 22, 8, tzinfo=UTC)
     assert row == {"created_at": moment, "ended_at": None, "data": {"at": "x"}, "events": [{"at": moment}]}
+
+
+def test_what_is_nested_so_deep_that_no_answer_could_show_it_is_not_stored() -> None:
+    def nested(levels: int) -> Any:
+        return {"seq": 3, "data": nested(levels - 1)} if levels else "[" * 200
+
+    assert storable(nested(64)) == nested(64)
+    assert storable(nested(65)) == {"unstorable": "nested more than 64 deep", "seq": 3}

@@ -3,7 +3,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import psycopg
 import pytest
 
 from db.door import Door, Row
@@ -119,46 +118,6 @@ async def test_a_cap_that_is_met_exactly_is_said_with_the_first_line_beyond(door
     for offset, texts, levels in ((0, "ab", ["info"] * 2), (1, "c", ["info", "info", "warning"])):
         await small.append_log_lines(run["id"], "server.log", offset, offset + 1, lines(*texts))
         assert [row["level"] for row in await small.rows("log_list", {"run_id": run["id"]})] == levels
-
-
-async def test_old_lines_of_ended_runs_are_pruned(store: Store, project: Row, run: Row, database_url: str) -> None:
-    going_on = await store.begin_run(project["id"], "app", None, {}, None, "shell")
-    for one in (run, going_on):
-        await store.append_log_lines(one["id"], "server.log", 0, 1, lines("old"))
-    await store.append_log_lines(None, "superlink.log", 0, 1, lines("old", source="superlink"))
-    await store.move_run(run["id"], "stopped")
-    with psycopg.connect(database_url) as connection:
-        connection.execute("update log_lines set received_at = now() - interval '31 days'")
-    await store.append_log_lines(run["id"], "server.log", 1, 2, lines("new"))
-    assert await store.prune_log_lines(project["id"], 30) == 2
-    left = await store.rows("log_list")
-    assert [(row["run_id"], row["text"]) for row in left] == [(going_on["id"], "old"), (run["id"], "new")]
-
-
-async def test_lines_are_pruned_in_batches_from_the_oldest_on(store: Store, project: Row, run: Row, database_url: str) -> None:
-    await store.append_log_lines(run["id"], "server.log", 0, 1, lines("a", "b", "c", "d", "e"))
-    await store.move_run(run["id"], "stopped")
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("update log_lines set received_at = now() - interval '31 days'")
-        left = []
-        while connection.execute("select prune_log_lines(%s, 30, 2) = '2'", [project["id"]]).fetchone() == (True,):
-            left.append([row["text"] for row in await store.rows("log_list")])
-    assert left == [["c", "d", "e"], ["e"]]
-    assert await store.rows("log_list") == []
-
-
-async def test_pruning_waits_for_no_reader_and_for_no_writer_of_other_lines(
-    store: Store, project: Row, run: Row, database_url: str
-) -> None:
-    await store.append_log_lines(run["id"], "server.log", 0, 1, lines("read", "locked"))
-    await store.move_run(run["id"], "stopped")
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("update log_lines set received_at = now() - interval '31 days'")
-        with connection.transaction():
-            assert len(connection.execute("select from log_lines").fetchall()) == 2
-            connection.execute("select from log_lines where text = 'locked' for update")
-            assert await store.prune_log_lines(project["id"], 30) == 1
-    assert await store.prune_log_lines(project["id"], 30) == 1
 
 
 async def test_lines_are_filtered_by_level_source_and_node(store: Store, run: Row, node: Row) -> None:

@@ -179,7 +179,9 @@ async def test_an_inventory_is_the_nodes_from_then_on(store: Store, node: Row) -
 
 
 @pytest.mark.one_door
-async def test_two_nodes_with_one_dataset_are_warned_of_once(store: Store, node: Row, enrol: Enrol) -> None:
+async def test_two_nodes_with_one_dataset_are_each_warned_of_once_and_neither_is_told_of_the_other(
+    store: Store, node: Row, enrol: Enrol
+) -> None:
     other = await enrol("site-b")
     gone = await enrol("site-c")
     mine = {"hardware": {}, "datasets": [{"id": "digits"}, {"id": "mine"}, {"tags": ["no id"]}]}
@@ -187,8 +189,9 @@ async def test_two_nodes_with_one_dataset_are_warned_of_once(store: Store, node:
     await store.accept_reports(gone["id"], "spool", [line(1, "inventory", **theirs)])
     await store.remove_node(gone["id"])
     assert (await store.accept_reports(node["id"], "spool", [line(1, "inventory", **mine)]))["events"] == []
-    (event,) = (await store.accept_reports(other["id"], "spool", [line(1, "inventory", **theirs)]))["events"]
-    assert event["data"] == {"what": "dataset.duplicate", "dataset_id": "digits", "nodes": ["site-b", "site-a"]}
+    events = (await store.accept_reports(other["id"], "spool", [line(1, "inventory", **theirs)]))["events"]
+    assert {event["node_id"] for event in events} == {node["id"], other["id"]}
+    assert [event["data"] for event in events] == [{"what": "dataset.duplicate", "dataset_id": "digits"}] * 2
     assert (await store.accept_reports(node["id"], "spool", [line(2, "inventory", **mine)]))["events"] == []
 
 

@@ -242,7 +242,7 @@ async def test_a_failed_run_carries_its_cause_and_its_attempt_ends_with_it(store
     assert event["name"] == "fl.federation.failed"
     assert event["data"] == {
         "attempt": "77",
-        "cause": {"node_id": node["flower_node_id"], "node_name": "Site A", "type": "KeyError"},
+        "cause": {"node_id": node["flower_node_id"], "type": "KeyError"},
     }
 
 

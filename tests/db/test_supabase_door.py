@@ -12,6 +12,8 @@ from db.door import Door
 from db.errors import (
     BadValue,
     DatabaseError,
+    DatabaseFull,
+    DatabaseReadOnly,
     DatabaseUnavailable,
     KeyRefused,
     MissingFunction,
@@ -56,6 +58,9 @@ def answer(status: int, body: bytes, kind: str = "application/json") -> bytes:
         (answer(401, b'{"message":"Invalid API key"}'), KeyRefused, "SUPABASE_KEY"),
         (answer(540, b"<html>paused</html>", "text/html"), ProjectPaused, "dashboard"),
         (answer(503, b'{"code":"PGRST002","message":"no schema cache"}'), DatabaseUnavailable, "503"),
+        (answer(503, b'{"code":"53100","message":"could not extend file"}'), DatabaseFull, "make room"),
+        (answer(503, b"<html>no server</html>", "text/html"), DatabaseUnavailable, "503"),
+        (answer(405, b'{"code":"25006","message":"cannot execute INSERT"}'), DatabaseReadOnly, "primary"),
         (answer(522, b"<html>timed out</html>", "text/html"), DatabaseUnavailable, "522"),
         (answer(429, b"{}"), DatabaseUnavailable, "429"),
         (answer(404, b"<html>not here</html>", "text/html"), DatabaseError, "SUPABASE_URL"),

@@ -16,7 +16,7 @@ import { serve } from "@hono/node-server";
 import { App } from "@supabase/lite";
 import { createPostgresConnection } from "@supabase/lite/postgres";
 
-const { server, secretKey, publishableKey } = JSON.parse(process.env.ESPALIER_LITE);
+const { server, port: wanted, secretKey, publishableKey } = JSON.parse(process.env.ESPALIER_LITE);
 const apps = new Map();
 
 const timestamptz = {
@@ -72,7 +72,7 @@ function asText(url) {
 
 const listening = serve({
   hostname: "127.0.0.1",
-  port: 0,
+  port: wanted,
   fetch(request) {
     const url = new URL(request.url);
     const [, database, ...path] = url.pathname.split("/");

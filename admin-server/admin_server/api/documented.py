@@ -2,22 +2,15 @@
 
 from typing import Any
 
-from control_plane.errors import BodyTooLarge, EspalierError, Forbidden, Invalid, Unauthorized
+from control_plane.documented import refusals
+from control_plane.errors import BodyTooLarge, EspalierError, Forbidden, Invalid, Malformed, Unauthorized
 
-from admin_server.errors import DatabaseAway, ReadOnly
-from admin_server.schemas import Problem
+from admin_server.errors import DatabaseAway, DatabaseFull, DatabaseKeyRefused, DatabaseReadOnly, ReadOnly, SchemaUnfit
 
-ALWAYS: tuple[type[EspalierError], ...] = (Unauthorized, Forbidden, Invalid, BodyTooLarge, DatabaseAway, ReadOnly)
-"""What any route may answer: whoever asks with a token, a query and a body can do it wrong, and the database may be away."""
+OF_THE_REQUEST = (Malformed, Unauthorized, Forbidden, Invalid, BodyTooLarge)
+OF_THE_DATABASE = (DatabaseAway, DatabaseFull, DatabaseReadOnly, SchemaUnfit, DatabaseKeyRefused, ReadOnly)
 
 
 def problems(*errors: type[EspalierError]) -> dict[int | str, dict[str, Any]]:
-    """Document what a route raises: by status, each with its slugs."""
-    by_status: dict[int, list[str]] = {}
-    for error in (*ALWAYS, *errors):
-        by_status.setdefault(error.status, []).append(f"{error.title} ({error.slug})")
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {
-        status: {"model": Problem, "description": "; ".join(dict.fromkeys(told)), "content": content}
-        for status, told in sorted(by_status.items())
-    }
+    """Document what a route raises, and what any may: a token, a query and a body can be wrong, the database away."""
+    return refusals((*OF_THE_REQUEST, *OF_THE_DATABASE, *errors))

@@ -18,7 +18,7 @@ router = APIRouter(tags=["health"])
 @router.get("/health", response_model=Health, response_model_exclude_unset=True, responses=problems())
 async def health(admin: MaybeAdmin, state: ServerState) -> dict[str, Any]:
     """Say status and version; with an admin token also what runs."""
-    status = "ok" if state.database.is_up else "degraded"
+    status = "degraded" if state.database.problem else "ok"
     return {"status": status, "version": VERSION} | (await details(state) if admin else {})
 
 
@@ -35,6 +35,7 @@ async def details(state: State) -> dict[str, Any]:
         "commit": COMMIT,
         "instance_id": state.instance_id,
         "database": "up" if state.database.is_up else "away",
+        "database_problem": state.database.problem,
         "lease": {"held": state.lease.held, **state.lease.holder, **({"held": True} if state.lease.held else {})},
     }
 

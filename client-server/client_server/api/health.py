@@ -9,6 +9,7 @@ from control_plane.tokens import same
 from fastapi import APIRouter
 from starlette.requests import Request
 
+from client_server.api.documented import problems
 from client_server.deps import SiteDep
 from client_server.schemas import HealthAnswer
 from client_server.site import VERSION
@@ -16,7 +17,7 @@ from client_server.site import VERSION
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health", response_model_exclude_unset=True)
+@router.get("/health", response_model_exclude_unset=True, responses=problems())
 async def get_health(request: Request, site: SiteDep) -> HealthAnswer:
     """Say status and version to anybody; the rest to who has the token. A wrong token is refused, not ignored."""
     if "authorization" not in request.headers:

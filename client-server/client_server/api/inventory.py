@@ -2,13 +2,14 @@
 
 from fastapi import APIRouter
 
+from client_server.api.documented import problems
 from client_server.deps import SiteDep
 from client_server.schemas import InventoryAnswer, InventoryRequest
 
 router = APIRouter(tags=["inventory"])
 
 
-@router.get("/inventory")
+@router.get("/inventory", responses=problems())
 async def get_inventory(site: SiteDep) -> InventoryAnswer:
     """Give hardware and datasets."""
     inventory = site.inventory
@@ -19,7 +20,7 @@ async def get_inventory(site: SiteDep) -> InventoryAnswer:
     )
 
 
-@router.put("/inventory")
+@router.put("/inventory", responses=problems())
 async def put_inventory(body: InventoryRequest, site: SiteDep) -> InventoryAnswer:
     """Replace the list of datasets."""
     site.inventory.replace(body.datasets)

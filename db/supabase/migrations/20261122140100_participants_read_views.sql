@@ -17,6 +17,10 @@ $$;
 
 select espalier.set_rights();
 
+-- A run's cause may quote every node that failed. A participant reads its own node's in node_updates.
+drop policy read_own on public.run_causes;
+create policy read_as_admin on public.run_causes for select to authenticated using (run_id in (select espalier.my_admin_runs()));
+
 -- Not nodes any more: each changes with every heartbeat, every 5 s, and Realtime would ask row security for each listener each
 -- time. That a node comes or goes is an event, and events are followed.
 alter publication supabase_realtime drop table public.nodes;
