@@ -72,6 +72,16 @@ class RunOpened(Record):
     config: dict[str, str | int | float | bool]
 
 
+class RoundWaiting(Record):
+    """A round cannot begin: too few nodes. The run gives up at `until`."""
+
+    kind: Literal["round.waiting"]
+    round: RoundNumber
+    available: Count
+    wanted: Count
+    until: AwareDatetime
+
+
 class RoundOpened(Record):
     kind: Literal["round.opened"]
     round: RoundNumber
@@ -89,6 +99,7 @@ class Update(Record):
     wave: Count
     message_id: str
     status: Literal["counted", "refused", "failed", "lost", "late"]
+    counted_in_round: RoundNumber | None
     num_examples: Count | None
     metrics: Metrics
     bytes_down: Count
@@ -110,6 +121,7 @@ class RoundClosed(Record):
     kind: Literal["round.closed"]
     round: RoundNumber
     counted: Count
+    carried: Count
     expected: Count
     num_examples: Count
     metrics: Metrics
@@ -119,6 +131,16 @@ class RoundClosed(Record):
     bytes_down: Count
     bytes_up: Count
     commit: Commit
+
+
+class RoundScored(Record):
+    """What sites scored the model of a committed round, where they were asked apart from training."""
+
+    kind: Literal["round.scored"]
+    round: RoundNumber
+    expected: Count
+    counted: Count
+    metrics: Metrics
 
 
 class Artifact(Record):
@@ -150,10 +172,12 @@ class RunClosed(Record):
     status: Literal["completed", "failed", "stopped"]
     last_round: Count
     cause: Cause | None
+    ended_early: str | None
 
 
 AnyRecord = Annotated[
-    RunOpened | RoundOpened | Update | RoundClosed | Artifact | RunPaused | RunResumed | RunClosed, Field(discriminator="kind")
+    RunOpened | RoundWaiting | RoundOpened | Update | RoundClosed | RoundScored | Artifact | RunPaused | RunResumed | RunClosed,
+    Field(discriminator="kind"),
 ]
 RECORD: TypeAdapter[AnyRecord] = TypeAdapter(AnyRecord)
 

@@ -25,6 +25,13 @@ begin
 end
 $$;
 
+create function espalier.apply_round_waiting(p_run public.federated_runs, r jsonb) returns void
+language sql set search_path = '' as $$
+  update public.federated_runs set waiting = jsonb_build_object('round', (r ->> 'round')::integer, 'available', (r ->> 'available')::integer,
+    'wanted', (r ->> 'wanted')::integer, 'until', espalier.as_time(r ->> 'until'))
+  where id = p_run.id
+$$;
+
 create function espalier.apply_round_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -45,7 +52,11 @@ begin
     -- What the try before this one left: nodes that are not asked again will not answer, and its numbers do not count.
     delete from public.metrics where run_id = p_run.id and round = v_round;
     update public.node_updates set status = 'lost' where run_id = p_run.id and round = v_round and status = 'sent';
+    -- What an earlier round's node had brought to it does not count any more: the next try has no such update.
+    update public.node_updates set status = 'late', counted_in_round = null
+    where run_id = p_run.id and round < v_round and counted_in_round = v_round;
   end if;
+  update public.federated_runs set waiting = null where id = p_run.id and waiting is not null;
   insert into public.node_updates as u (run_id, round, node_id, flower_node_id, attempt, at)
   select p_run.id, v_round, espalier.node_of(p_run.project_id, n.id), n.id, r ->> 'attempt', p_at
   from jsonb_array_elements_text(v_nodes) as n (id)
@@ -111,14 +122,15 @@ begin
     perform espalier.refuse('ES006', 'No round is closed without its commit.');
   end if;
   insert into public.rounds as o (
-    run_id, round, status, attempt, expected, counted, num_examples, metrics, server_metrics, seconds, aggregate_s,
+    run_id, round, status, attempt, expected, counted, carried, num_examples, metrics, server_metrics, seconds, aggregate_s,
     bytes_down, bytes_up, commit, opened_at, closed_at)
   values (
-    p_run.id, v_round, 'closed', r ->> 'attempt', (r ->> 'expected')::integer, (r ->> 'counted')::integer, (r ->> 'num_examples')::bigint,
+    p_run.id, v_round, 'closed', r ->> 'attempt', (r ->> 'expected')::integer, (r ->> 'counted')::integer,
+    coalesce((r ->> 'carried')::integer, 0), (r ->> 'num_examples')::bigint,
     espalier.or_empty(r -> 'metrics'), espalier.or_empty(r -> 'server_metrics'), (r ->> 'seconds')::double precision,
     (r ->> 'aggregate_s')::double precision, (r ->> 'bytes_down')::bigint, (r ->> 'bytes_up')::bigint, r -> 'commit', p_at, p_at)
   on conflict (run_id, round) do update
-    set status = 'closed', attempt = excluded.attempt, expected = coalesce(excluded.expected, o.expected), counted = excluded.counted,
+    set status = 'closed', attempt = excluded.attempt, expected = coalesce(excluded.expected, o.expected), counted = excluded.counted, carried = excluded.carried,
         num_examples = excluded.num_examples, metrics = excluded.metrics, server_metrics = excluded.server_metrics,
         seconds = excluded.seconds, aggregate_s = excluded.aggregate_s, bytes_down = excluded.bytes_down,
         bytes_up = excluded.bytes_up, commit = excluded.commit, closed_at = excluded.closed_at
@@ -133,6 +145,20 @@ begin
   perform espalier.emit(p_run.project_id, 'fl.round.completed', p_run.id, null, v_round,
     jsonb_build_object('counted', r -> 'counted', 'expected', r -> 'expected', 'seconds', r -> 'seconds',
       'metrics', espalier.or_empty(r -> 'metrics') || espalier.or_empty(r -> 'server_metrics')), p_at, (r ->> 'seq')::bigint, v_key);
+end
+$$;
+
+create function espalier.apply_round_scored(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_round integer := (r ->> 'round')::integer;
+  v_metrics jsonb := espalier.or_empty(r -> 'metrics');
+begin
+  update public.rounds set metrics = metrics || v_metrics where run_id = p_run.id and round = v_round and status = 'closed';
+  if not found then
+    perform espalier.refuse('ES006', format('Round %s is not closed.', v_round));
+  end if;
+  perform espalier.put_metrics(p_run, v_round, 'clients', null, null, v_metrics, p_at);
 end
 $$;
 
@@ -167,6 +193,7 @@ begin
   if not coalesce(espalier.has_ended(r ->> 'status'), false) then
     perform espalier.refuse('ES006', 'Its status is no end of a run.');
   end if;
+  update public.federated_runs set waiting = null, ended_early = left(r ->> 'ended_early', 500) where id = p_run.id;
   select * into v_run from public.federated_runs where id = p_run.id;
   v_attempt := espalier.newest_attempt(p_run.id);
   if v_attempt.flower_run_id is distinct from (r ->> 'attempt') and v_attempt.flower_run_id is not null and exists (
@@ -193,9 +220,11 @@ begin
   end if;
   case r ->> 'kind'
     when 'run.opened' then perform espalier.apply_run_opened(p_run, r, v_at);
+    when 'round.waiting' then perform espalier.apply_round_waiting(p_run, r);
     when 'round.opened' then perform espalier.apply_round_opened(p_run, r, v_at);
     when 'update' then perform espalier.apply_update(p_run, r, v_at);
     when 'round.closed' then perform espalier.apply_round_closed(p_run, r, v_at);
+    when 'round.scored' then perform espalier.apply_round_scored(p_run, r, v_at);
     when 'artifact' then perform espalier.apply_artifact(p_run, r, v_at);
     when 'run.paused' then perform espalier.apply_pause(p_run, r, v_at);
     when 'run.resumed' then perform espalier.apply_pause(p_run, r, v_at);

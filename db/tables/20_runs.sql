@@ -18,7 +18,9 @@ create table public.federated_runs (
   journal_offset bigint not null default 0,
   created_at timestamptz not null default now(),
   started_at timestamptz,
-  ended_at timestamptz
+  ended_at timestamptz,
+  waiting jsonb constraint federated_runs_waiting_is_object check (jsonb_typeof(waiting) = 'object'),
+  ended_early text
 );
 create unique index federated_runs_one_active_by_rest on public.federated_runs (project_id)
   where origin = 'rest' and status not in ('completed', 'failed', 'stopped');
@@ -32,6 +34,8 @@ comment on column public.federated_runs.status is '
      │                          └────────────┴───────────┴──stop asked──▶ stopping
      └──▶ stopping | failed | stopped        any but pending ──▶ completed | failed | stopped
   The journal''s end line decides over an end that the server concluded before it was read.';
+comment on column public.federated_runs.waiting is 'While too few nodes are there: round, available, wanted, and until when the run waits.';
+comment on column public.federated_runs.ended_early is 'Why a completed run did not do all its rounds.';
 comment on column public.federated_runs.opened is 'What the newest run.opened record says: workload, strategy, model, config, …';
 comment on column public.federated_runs.journal_seq is 'Records up to here are in the rows below; the journal is the truth, they are its projection.';
 alter table public.federated_runs enable row level security;
@@ -87,8 +91,10 @@ create table public.rounds (
   commit jsonb,
   opened_at timestamptz not null,
   closed_at timestamptz,
+  carried integer,
   unique (run_id, round)
 );
+comment on column public.rounds.carried is 'How many of the counted updates are of earlier rounds.';
 comment on table public.rounds is 'Rounds as the journal says; times are the journal''s.';
 comment on column public.rounds.status is '
   open ──round.closed──▶ closed      open ──its run ends──▶ failed ──another attempt──▶ open

@@ -26,7 +26,7 @@ create view public.run_list with (security_invoker = true) as
 select -r.key as key, r.id, r.project_id, r.label, r.app, r.fab_hash, r.origin, r.status, a.reason, c.cause, r.config, r.opened,
   r.series_id, a.flower_run_id, coalesce(a.attempt, 0) as attempts, r.num_rounds, coalesce(o.rounds_done, 0) as rounds_done,
   coalesce(m.metrics, '{}') as metrics, w.warnings, r.journal_seq, r.journal_offset, r.created_at, r.started_at, r.ended_at,
-  round(extract(epoch from coalesce(r.ended_at, now()) - r.started_at), 3)::double precision as seconds
+  round(extract(epoch from coalesce(r.ended_at, now()) - r.started_at), 3)::double precision as seconds, r.waiting, r.ended_early
 from public.federated_runs r
 left join public.run_causes c on c.run_id = r.id
 left join lateral (
@@ -48,7 +48,7 @@ from public.run_attempts a join public.federated_runs r on r.id = a.run_id;
 
 create view public.round_list with (security_invoker = true) as
 select o.key, r.project_id, o.run_id, o.round, o.status, o.attempt, o.tries, o.nodes, o.needed, o.expected, o.counted, o.num_examples,
-  o.metrics, o.server_metrics, o.seconds, o.aggregate_s, o.bytes_down, o.bytes_up, o.commit, o.opened_at, o.closed_at
+  o.metrics, o.server_metrics, o.seconds, o.aggregate_s, o.bytes_down, o.bytes_up, o.commit, o.opened_at, o.closed_at, o.carried
 from public.rounds o join public.federated_runs r on r.id = o.run_id;
 
 create view public.update_list with (security_invoker = true) as

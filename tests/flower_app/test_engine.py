@@ -248,7 +248,7 @@ def test_the_run_waits_for_enough_nodes_and_says_so(federation: Federation, caps
         federation.run()
     waiting = [line for line in lines if "waits for nodes" in line]
     assert waiting[0] == "round 1 waits for nodes: 1 of 3 nodes available, 600 s left"
-    assert "2 of 3 available" in waiting[2]
+    assert "2 of 3 nodes available" in waiting[2]
     assert len(federation.journal("round.opened")[0]["nodes"]) == 3
 
 

@@ -112,7 +112,7 @@ def test_an_update_that_goes_too_far_is_refused() -> None:
     model: Arrays = {"a": np.zeros((2, 3), np.float32), "b": np.array(0)}
     near = Asked(2, "abc", max_norm=6**0.5 + 1e-6, model=model)
     assert read_update(reply(), LIKE, near).num_examples == 7
-    with pytest.raises(Refused, match="its difference to the model has norm 2.44949, more than max-update-norm 2.4"):
+    with pytest.raises(Refused, match=r"its difference to the model has norm 2\.44949, more than max-update-norm 2\.4"):
         read_update(reply(), LIKE, Asked(2, "abc", max_norm=2.4, model=model))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,19 @@ from flower_app.strategies import OfferedNodes, StrategyDriver
 from flower_app.wire import to_record
 from flower_app.workloads import make_workload
 from flwr.app import ConfigRecord, Context, Message
-from flwr.serverapp.strategy import FedAdam
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedAdagrad,
+    FedAdam,
+    FedAvgM,
+    FedMedian,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+    Strategy,
+)
 from safetensors.numpy import load_file
 
 if TYPE_CHECKING:
@@ -52,6 +65,42 @@ def test_fedadams_next_models_are_those_of_flower_fed_with_the_plain_replies(mak
     np.testing.assert_allclose(ours.state["v_t/weight"], flower.v_t["weight"], rtol=1e-4)
     assert ours.arrays["weight"].dtype == np.float32
     assert ours.arrays["steps"].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("strategy", "flower"),
+    [
+        ("fedavgm", FedAvgM(server_learning_rate=1.0, server_momentum=0.9)),
+        ("fedyogi", FedYogi(eta=0.01, beta_1=0.9, beta_2=0.99, tau=0.001)),
+        ("fedadagrad", FedAdagrad(eta=0.1, tau=0.001)),
+        ("fedmedian", FedMedian()),
+        ("fedtrimmedavg", FedTrimmedAvg(beta=0.2)),
+        ("krum", Krum()),
+        ("multikrum", MultiKrum(num_nodes_to_select=2)),
+        ("bulyan", Bulyan()),
+        ("qfedavg", QFedAvg(client_learning_rate=0.05, q=0.1)),
+    ],
+)
+def test_every_strategys_models_are_those_of_flower_fed_with_the_plain_replies(
+    make_federation: MakeFederation, strategy: str, flower: Strategy
+) -> None:
+    federation = make_federation(strategy=strategy, krum_select=2, workload="toy_workload:Floats")
+    replies: list[Message] = []
+
+    def kept(message: Message, context: Context) -> Message:
+        replies.append(client_app(message, context))
+        return copy.deepcopy(replies[-1])
+
+    for node in federation.grid.nodes.values():
+        node.answer = kept
+    federation.run()
+    arrays = to_record(make_workload(RunConfig.parse(federation.run_config)).initial_arrays())
+    for number in (1, 2, 3):
+        flower.configure_train(number, arrays.copy(), ConfigRecord(), OfferedNodes(federation.grid, [101, 102, 103]))
+        made, _ = flower.aggregate_train(number, replies[3 * number - 3 : 3 * number])
+        assert made is not None
+        arrays = made
+    np.testing.assert_allclose(last_commit(federation).arrays["weight"], arrays["weight"].numpy(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("strategy", sorted(RULES))

@@ -35,3 +35,34 @@ class Toy:
     def server_evaluate(self, arrays: Arrays) -> Metrics:
         loss = float(np.mean((arrays["weight"] - 4 / 3) ** 2))
         return {"loss": loss, "accuracy": 1 / (1 + loss)}
+
+    def quick_evaluate(self, arrays: Arrays, num_examples: int) -> Metrics:
+        return {"loss": float(np.mean((arrays["weight"].reshape(-1)[:num_examples] - 4 / 3) ** 2))}
+
+
+class Wide:
+    """A model of 0.8 MB that nobody trains, without a part of its test set."""
+
+    name = "wide"
+
+    def __init__(self, config: RunConfig) -> None: ...
+
+    def initial_arrays(self) -> Arrays:
+        return {"weight": np.zeros(200_000, np.float32)}
+
+    def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
+        return TrainResult({"weight": arrays["weight"] + 1}, 1, {})
+
+    def evaluate(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> EvalResult:
+        return EvalResult(0, {})
+
+
+class Floats(Toy):
+    """The toy without its whole number."""
+
+    def initial_arrays(self) -> Arrays:
+        return {"weight": super().initial_arrays()["weight"]}
+
+    def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
+        trained = super().train({**arrays, "steps": np.array(0)}, settings, env)
+        return TrainResult({"weight": trained.arrays["weight"]}, trained.num_examples, trained.metrics)

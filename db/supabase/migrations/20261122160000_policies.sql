@@ -1,0 +1,1 @@
+../../migrations/20261122160000_policies.sql

@@ -1,0 +1,209 @@
+"""What a round does about slow, silent and failing nodes: k of n, deadlines, late updates, retries, limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from flower_app.client_app import app as client_app
+from flower_app.engine import RoundFailed
+from flower_app.gate import TooFewNodes
+from flower_app.limits import RunTimeout, UpdatesDoNotFit
+from flower_app.round import POLL_S
+from flwr.app import Context, Error, Message
+from safetensors.numpy import load_file
+
+if TYPE_CHECKING:
+    from tests.flower_app.conftest import Federation, MakeFederation
+
+
+def fate(federation: Federation) -> list[tuple[int, str, str, int | None]]:
+    """Give (round, node, status, round it counts in) of each update record."""
+    return [(each["round"], each["node_id"], each["status"], each["counted_in_round"]) for each in federation.journal("update")]
+
+
+def counted(federation: Federation) -> list[tuple[int, int, int]]:
+    """Give (counted, carried, expected) of each closed round."""
+    return [(each["counted"], each["carried"], each["expected"]) for each in federation.journal("round.closed")]
+
+
+def test_a_round_closes_at_the_kth_update_and_the_slow_node_is_asked_again_when_it_is_free(
+    make_federation: MakeFederation,
+) -> None:
+    federation = make_federation(k_of_n=2, num_rounds=3)
+    federation.grid.nodes[103].delay_s = 2.5
+    started = federation.clock.seconds
+    federation.run()
+    assert counted(federation)[0] == (2, 0, 3)
+    assert federation.journal("round.closed")[0]["seconds"] <= 1 + 2 * POLL_S
+    assert federation.journal("round.opened")[0]["needed"] == 2
+    asked = [message.metadata.group_id for message in federation.grid.nodes[103].seen]
+    assert asked[0] == "1"
+    assert len(asked) == len(set(asked))
+    assert federation.clock.seconds - started < 3 * (1 + 2 + 4 * POLL_S)
+
+
+def test_a_deadline_closes_a_round_with_what_has_come(make_federation: MakeFederation) -> None:
+    federation = make_federation(round_timeout_s=5.0, num_rounds=1)
+    federation.grid.nodes[102].delay_s = 60.0
+    federation.run()
+    assert counted(federation) == [(2, 0, 3)]
+    assert 5 <= federation.journal("round.closed")[0]["seconds"] <= 5 + 2 * POLL_S
+    assert (1, "102", "late", None) in fate(federation)
+
+
+def test_a_node_that_still_works_gets_no_second_message_and_one_that_is_freed_joins_the_next_round(
+    make_federation: MakeFederation,
+) -> None:
+    federation = make_federation(k_of_n=2, num_rounds=3)
+    federation.grid.nodes[103].answer = lambda message, context: None  # silent for ever
+    federation.run()
+    assert [message.metadata.group_id for message in federation.grid.nodes[103].seen] == ["1"]
+    assert [each["expected"] for each in federation.journal("round.closed")] == [3, 2, 2]
+    freed = make_federation("freed", k_of_n=2, num_rounds=3)
+    cancelled = lambda message, context: Message(Error(8, "killed: its message was cancelled"), reply_to=message)  # noqa: E731
+    freed.grid.nodes[103].answer, freed.grid.nodes[103].delay_s = cancelled, 1.8
+    freed.run()
+    assert [message.metadata.group_id for message in freed.grid.nodes[103].seen] == ["1", "2", "3"]
+
+
+def test_a_late_update_is_carried_into_a_later_round_with_less_weight(make_federation: MakeFederation) -> None:
+    federation = make_federation(late="carry", staleness_alpha=1.0, k_of_n=2, num_rounds=2, server_eval_every=0)
+    slow = federation.grid.nodes[103]
+    slow.delay_s = 1.5
+    answers: dict[str, dict[str, Any]] = {}
+
+    def kept(message: Message, context: Context) -> Message:
+        reply: Message = client_app(message, context)
+        values = reply.content.array_records["arrays"]["weight"].numpy()
+        answers[f"{message.metadata.group_id}/{message.metadata.dst_node_id}"] = values
+        return reply
+
+    for node in federation.grid.nodes.values():
+        node.answer = kept
+    federation.clock.after(0.5, lambda: federation.want("pause"))  # so that round 2 begins when the late one is there
+    federation.clock.after(4.0, lambda: federation.want("run"))
+    federation.run()
+    late = [each for each in fate(federation) if each[:2] == (1, "103")]
+    assert late == [(1, "103", "late", None), (1, "103", "counted", 2)]
+    assert counted(federation) == [(2, 0, 3), (3, 1, 3)]
+    assert federation.journal("round.closed")[1]["num_examples"] == 60
+    expected = np.average([answers["2/101"], answers["2/102"], answers["1/103"]], axis=0, weights=[10, 20, 30 / 2])
+    np.testing.assert_allclose(load_file(federation.root / "models/final.safetensors")["weight"], expected, rtol=1e-5)
+
+
+def test_a_fresh_update_takes_the_place_of_a_carried_one(make_federation: MakeFederation) -> None:
+    federation = make_federation(late="carry", k_of_n=2, num_rounds=2)
+    slow = federation.grid.nodes[103]
+    slow.delay_s = 1.5
+    federation.clock.after(0.5, lambda: federation.want("pause"))
+    federation.clock.after(3.9, lambda: setattr(slow, "delay_s", 0.1))
+    federation.clock.after(4.0, lambda: federation.want("run"))
+    federation.run()
+    assert (1, "103", "counted", 2) not in fate(federation)
+    assert (2, "103", "counted", 2) in fate(federation)
+    assert counted(federation)[1][1] == 0
+
+
+def test_a_carried_update_of_another_model_is_refused(make_federation: MakeFederation) -> None:
+    federation = make_federation(late="carry", k_of_n=2, num_rounds=2)
+    answer = federation.grid.nodes[103].answer
+
+    def replayed(message: Message, context: Context) -> Message:
+        reply: Any = answer(message, context)
+        reply.content.config_records["answers"]["model-sha256"] = "0" * 64
+        return reply  # type: ignore[no-any-return]
+
+    federation.grid.nodes[103].answer, federation.grid.nodes[103].delay_s = replayed, 1.5
+    federation.clock.after(0.5, lambda: federation.want("pause"))
+    federation.clock.after(4.0, lambda: federation.want("run"))
+    federation.run()
+    assert [each[2] for each in fate(federation) if each[:2] == (1, "103")] == ["late", "refused"]
+
+
+def test_a_round_without_enough_updates_is_tried_again_and_then_counts_once(make_federation: MakeFederation) -> None:
+    federation = make_federation(min_updates=3, num_rounds=2, round_retries=2)
+    answer, failures = federation.grid.nodes[102].answer, iter([True, True])
+
+    def fails_twice(message: Message, context: Context) -> Message | None:
+        return Message(Error(8, "died"), reply_to=message) if next(failures, False) else answer(message, context)
+
+    federation.grid.nodes[102].answer = fails_twice
+    federation.run()
+    opened = [each["round"] for each in federation.journal("round.opened")]
+    assert opened == [1, 1, 1, 2]
+    assert counted(federation) == [(3, 0, 3), (3, 0, 3)]
+    assert load_file(federation.root / "models/final.safetensors")["steps"] == 2
+
+
+def test_after_the_last_try_the_run_fails_with_every_cause_and_keeps_the_last_model(make_federation: MakeFederation) -> None:
+    federation = make_federation(min_updates=3, num_rounds=3, round_retries=1)
+    answer = federation.grid.nodes[102].answer
+
+    def dies_in_round_2(message: Message, context: Context) -> Message | None:
+        return answer(message, context) if message.metadata.group_id == "1" else Message(Error(8, "died"), reply_to=message)
+
+    federation.grid.nodes[102].answer = dies_in_round_2
+    with pytest.raises(RoundFailed, match=r"round 2 had 2 valid updates of at least 3 in 2 tries\. site-b: .*died"):
+        federation.run()
+    (final,) = federation.journal("artifact")
+    assert (final["role"], final["round"]) == ("final", 1)
+    assert federation.journal("run.closed")[0]["status"] == "failed"
+
+
+def test_the_gate_waits_for_k_nodes_that_are_free_and_tells_until_when(make_federation: MakeFederation) -> None:
+    federation = make_federation(k_of_n=3, min_available=1, min_available_timeout_s=60.0, num_rounds=1)
+    federation.grid.nodes[103].online = False
+    federation.clock.after(10.0, lambda: setattr(federation.grid.nodes[103], "online", True))
+    federation.run()
+    (waiting,) = federation.journal("round.waiting")
+    assert (waiting["round"], waiting["available"], waiting["wanted"]) == (1, 2, 1)
+    assert waiting["until"] == "2026-01-01T00:17:40.000Z"
+    starving = make_federation("starving", k_of_n=4, min_available_timeout_s=60.0)
+    with pytest.raises(TooFewNodes, match="3 of 4 nodes free to start after 60 s"):
+        starving.run()
+
+
+def test_a_run_has_so_much_time_in_all_over_its_attempts(make_federation: MakeFederation) -> None:
+    federation = make_federation(run_timeout_s=20.0, num_rounds=50)
+    federation.clock.after(4.5, lambda: federation.want("stop"))
+    federation.run(attempt=1)
+    federation.want("run")
+    with pytest.raises(RunTimeout, match="longer than run-timeout-s = 20"):
+        federation.run(attempt=2)
+    rounds = len(federation.journal("round.closed"))
+    assert 8 < rounds < 20
+    assert federation.journal("artifact")[-1]["round"] == rounds
+    assert federation.journal("run.closed")[-1]["cause"]["type"] == "RunTimeout"
+
+
+def test_a_strategy_that_holds_updates_is_refused_when_they_do_not_fit(make_federation: MakeFederation) -> None:
+    federation = make_federation(strategy="fedmedian", server_memory_limit_mb=1)
+    federation.run()
+    big = make_federation("big", strategy="fedmedian", server_memory_limit_mb=1, workload="toy_workload:Wide")
+    with pytest.raises(UpdatesDoNotFit, match="fedmedian holds all updates of a round, 2 MB here, and 1 MB may be used"):
+        big.run()
+    assert big.journal("round.opened") == []
+    some = make_federation("some", strategy="fedmedian", server_memory_limit_mb=1, workload="toy_workload:Wide", k_of_n=1)
+    some.run()
+    assert some.journal("run.closed")[0]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"strategy": "krum", "malicious_nodes": 1, "k_of_n": 4}, "k-of-n is 4, and krum needs at least 5 updates a round"),
+        ({"strategy": "bulyan", "malicious_nodes": 1, "k_of_n": 6}, "k-of-n is 6, and bulyan needs at least 7"),
+        ({"strategy": "fedmedian", "late": "carry"}, "late = carry discounts an update's weight, and fedmedian has no weights"),
+        ({"quick_eval_examples": 10, "workload": "toy_workload:Wide"}, "has no quick_evaluate"),
+        ({"late": "keep"}, "late needs to be one of drop, carry, got 'keep'"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_refused_before_anything_is_sent(
+    make_federation: MakeFederation, config: dict[str, Any], sentence: str
+) -> None:
+    federation = make_federation(**config)
+    with pytest.raises(ValueError, match=sentence):
+        federation.run()
+    assert [each["kind"] for each in federation.journal()] == ["run.closed"]
