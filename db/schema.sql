@@ -182,7 +182,9 @@ create table public.federated_runs (
   journal_offset bigint not null default 0,
   created_at timestamptz not null default now(),
   started_at timestamptz,
-  ended_at timestamptz
+  ended_at timestamptz,
+  waiting jsonb constraint federated_runs_waiting_is_object check (jsonb_typeof(waiting) = 'object'),
+  ended_early text
 );
 create unique index federated_runs_one_active_by_rest on public.federated_runs (project_id)
   where origin = 'rest' and status not in ('completed', 'failed', 'stopped');
@@ -196,6 +198,8 @@ comment on column public.federated_runs.status is '
      │                          └────────────┴───────────┴──stop asked──▶ stopping
      └──▶ stopping | failed | stopped        any but pending ──▶ completed | failed | stopped
   The journal''s end line decides over an end that the server concluded before it was read.';
+comment on column public.federated_runs.waiting is 'While too few nodes are there: round, available, wanted, and until when the run waits.';
+comment on column public.federated_runs.ended_early is 'Why a completed run did not do all its rounds.';
 comment on column public.federated_runs.opened is 'What the newest run.opened record says: workload, strategy, model, config, …';
 comment on column public.federated_runs.journal_seq is 'Records up to here are in the rows below; the journal is the truth, they are its projection.';
 alter table public.federated_runs enable row level security;
@@ -251,8 +255,10 @@ create table public.rounds (
   commit jsonb,
   opened_at timestamptz not null,
   closed_at timestamptz,
+  carried integer,
   unique (run_id, round)
 );
+comment on column public.rounds.carried is 'How many of the counted updates are of earlier rounds.';
 comment on table public.rounds is 'Rounds as the journal says; times are the journal''s.';
 comment on column public.rounds.status is '
   open ──round.closed──▶ closed      open ──its run ends──▶ failed ──another attempt──▶ open
@@ -436,7 +442,7 @@ create view public.run_list with (security_invoker = true) as
 select -r.key as key, r.id, r.project_id, r.label, r.app, r.fab_hash, r.origin, r.status, a.reason, c.cause, r.config, r.opened,
   r.series_id, a.flower_run_id, coalesce(a.attempt, 0) as attempts, r.num_rounds, coalesce(o.rounds_done, 0) as rounds_done,
   coalesce(m.metrics, '{}') as metrics, w.warnings, r.journal_seq, r.journal_offset, r.created_at, r.started_at, r.ended_at,
-  round(extract(epoch from coalesce(r.ended_at, now()) - r.started_at), 3)::double precision as seconds
+  round(extract(epoch from coalesce(r.ended_at, now()) - r.started_at), 3)::double precision as seconds, r.waiting, r.ended_early
 from public.federated_runs r
 left join public.run_causes c on c.run_id = r.id
 left join lateral (
@@ -458,7 +464,7 @@ from public.run_attempts a join public.federated_runs r on r.id = a.run_id;
 
 create view public.round_list with (security_invoker = true) as
 select o.key, r.project_id, o.run_id, o.round, o.status, o.attempt, o.tries, o.nodes, o.needed, o.expected, o.counted, o.num_examples,
-  o.metrics, o.server_metrics, o.seconds, o.aggregate_s, o.bytes_down, o.bytes_up, o.commit, o.opened_at, o.closed_at
+  o.metrics, o.server_metrics, o.seconds, o.aggregate_s, o.bytes_down, o.bytes_up, o.commit, o.opened_at, o.closed_at, o.carried
 from public.rounds o join public.federated_runs r on r.id = o.run_id;
 
 create view public.update_list with (security_invoker = true) as
@@ -821,7 +827,7 @@ $$;
 create function public.schema_version() returns jsonb
 language sql immutable set search_path = '' as $$
   -- The newest migration; each migration replaces this function.
-  select to_jsonb('20261122140000'::text)
+  select to_jsonb('20261122160000'::text)
 $$;
 
 create function public.open_project(p_slug text, p_name text, p_coordinator_external_id text, p_coordinator_name text) returns jsonb
@@ -1215,7 +1221,7 @@ create function espalier.end_run(
 language plpgsql set search_path = '' as $$
 -- Write the end of a run and of its open attempt. The caller has looked at the transition.
 begin
-  update public.federated_runs set status = p_status, ended_at = p_at where id = p_run.id;
+  update public.federated_runs set status = p_status, ended_at = p_at, waiting = null where id = p_run.id;
   delete from public.run_causes where run_id = p_run.id;
   perform espalier.put_cause(p_run, p_cause);
   update public.run_attempts set status = p_status, ended_at = p_at
@@ -1415,6 +1421,13 @@ begin
 end
 $$;
 
+create function espalier.apply_round_waiting(p_run public.federated_runs, r jsonb) returns void
+language sql set search_path = '' as $$
+  update public.federated_runs set waiting = jsonb_build_object('round', (r ->> 'round')::integer, 'available', (r ->> 'available')::integer,
+    'wanted', (r ->> 'wanted')::integer, 'until', espalier.as_time(r ->> 'until'))
+  where id = p_run.id
+$$;
+
 create function espalier.apply_round_opened(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -1435,7 +1448,11 @@ begin
     -- What the try before this one left: nodes that are not asked again will not answer, and its numbers do not count.
     delete from public.metrics where run_id = p_run.id and round = v_round;
     update public.node_updates set status = 'lost' where run_id = p_run.id and round = v_round and status = 'sent';
+    -- What an earlier round's node had brought to it does not count any more: the next try has no such update.
+    update public.node_updates set status = 'late', counted_in_round = null
+    where run_id = p_run.id and round < v_round and counted_in_round = v_round;
   end if;
+  update public.federated_runs set waiting = null where id = p_run.id and waiting is not null;
   insert into public.node_updates as u (run_id, round, node_id, flower_node_id, attempt, at)
   select p_run.id, v_round, espalier.node_of(p_run.project_id, n.id), n.id, r ->> 'attempt', p_at
   from jsonb_array_elements_text(v_nodes) as n (id)
@@ -1501,14 +1518,15 @@ begin
     perform espalier.refuse('ES006', 'No round is closed without its commit.');
   end if;
   insert into public.rounds as o (
-    run_id, round, status, attempt, expected, counted, num_examples, metrics, server_metrics, seconds, aggregate_s,
+    run_id, round, status, attempt, expected, counted, carried, num_examples, metrics, server_metrics, seconds, aggregate_s,
     bytes_down, bytes_up, commit, opened_at, closed_at)
   values (
-    p_run.id, v_round, 'closed', r ->> 'attempt', (r ->> 'expected')::integer, (r ->> 'counted')::integer, (r ->> 'num_examples')::bigint,
+    p_run.id, v_round, 'closed', r ->> 'attempt', (r ->> 'expected')::integer, (r ->> 'counted')::integer,
+    coalesce((r ->> 'carried')::integer, 0), (r ->> 'num_examples')::bigint,
     espalier.or_empty(r -> 'metrics'), espalier.or_empty(r -> 'server_metrics'), (r ->> 'seconds')::double precision,
     (r ->> 'aggregate_s')::double precision, (r ->> 'bytes_down')::bigint, (r ->> 'bytes_up')::bigint, r -> 'commit', p_at, p_at)
   on conflict (run_id, round) do update
-    set status = 'closed', attempt = excluded.attempt, expected = coalesce(excluded.expected, o.expected), counted = excluded.counted,
+    set status = 'closed', attempt = excluded.attempt, expected = coalesce(excluded.expected, o.expected), counted = excluded.counted, carried = excluded.carried,
         num_examples = excluded.num_examples, metrics = excluded.metrics, server_metrics = excluded.server_metrics,
         seconds = excluded.seconds, aggregate_s = excluded.aggregate_s, bytes_down = excluded.bytes_down,
         bytes_up = excluded.bytes_up, commit = excluded.commit, closed_at = excluded.closed_at
@@ -1523,6 +1541,20 @@ begin
   perform espalier.emit(p_run.project_id, 'fl.round.completed', p_run.id, null, v_round,
     jsonb_build_object('counted', r -> 'counted', 'expected', r -> 'expected', 'seconds', r -> 'seconds',
       'metrics', espalier.or_empty(r -> 'metrics') || espalier.or_empty(r -> 'server_metrics')), p_at, (r ->> 'seq')::bigint, v_key);
+end
+$$;
+
+create function espalier.apply_round_scored(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_round integer := (r ->> 'round')::integer;
+  v_metrics jsonb := espalier.or_empty(r -> 'metrics');
+begin
+  update public.rounds set metrics = metrics || v_metrics where run_id = p_run.id and round = v_round and status = 'closed';
+  if not found then
+    perform espalier.refuse('ES006', format('Round %s is not closed.', v_round));
+  end if;
+  perform espalier.put_metrics(p_run, v_round, 'clients', null, null, v_metrics, p_at);
 end
 $$;
 
@@ -1557,6 +1589,7 @@ begin
   if not coalesce(espalier.has_ended(r ->> 'status'), false) then
     perform espalier.refuse('ES006', 'Its status is no end of a run.');
   end if;
+  update public.federated_runs set waiting = null, ended_early = left(r ->> 'ended_early', 500) where id = p_run.id;
   select * into v_run from public.federated_runs where id = p_run.id;
   v_attempt := espalier.newest_attempt(p_run.id);
   if v_attempt.flower_run_id is distinct from (r ->> 'attempt') and v_attempt.flower_run_id is not null and exists (
@@ -1583,9 +1616,11 @@ begin
   end if;
   case r ->> 'kind'
     when 'run.opened' then perform espalier.apply_run_opened(p_run, r, v_at);
+    when 'round.waiting' then perform espalier.apply_round_waiting(p_run, r);
     when 'round.opened' then perform espalier.apply_round_opened(p_run, r, v_at);
     when 'update' then perform espalier.apply_update(p_run, r, v_at);
     when 'round.closed' then perform espalier.apply_round_closed(p_run, r, v_at);
+    when 'round.scored' then perform espalier.apply_round_scored(p_run, r, v_at);
     when 'artifact' then perform espalier.apply_artifact(p_run, r, v_at);
     when 'run.paused' then perform espalier.apply_pause(p_run, r, v_at);
     when 'run.resumed' then perform espalier.apply_pause(p_run, r, v_at);

@@ -99,7 +99,7 @@ class Update(Record):
     wave: Count
     message_id: str
     status: Literal["counted", "refused", "failed", "lost", "late"]
-    counted_in_round: RoundNumber | None
+    counted_in_round: RoundNumber | None = None  # journals of earlier versions lack it, and the next two
     num_examples: Count | None
     metrics: Metrics
     bytes_down: Count
@@ -121,7 +121,7 @@ class RoundClosed(Record):
     kind: Literal["round.closed"]
     round: RoundNumber
     counted: Count
-    carried: Count
+    carried: Count = 0
     expected: Count
     num_examples: Count
     metrics: Metrics
@@ -172,7 +172,7 @@ class RunClosed(Record):
     status: Literal["completed", "failed", "stopped"]
     last_round: Count
     cause: Cause | None
-    ended_early: str | None
+    ended_early: str | None = None
 
 
 AnyRecord = Annotated[

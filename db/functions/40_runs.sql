@@ -83,7 +83,7 @@ create function espalier.end_run(
 language plpgsql set search_path = '' as $$
 -- Write the end of a run and of its open attempt. The caller has looked at the transition.
 begin
-  update public.federated_runs set status = p_status, ended_at = p_at where id = p_run.id;
+  update public.federated_runs set status = p_status, ended_at = p_at, waiting = null where id = p_run.id;
   delete from public.run_causes where run_id = p_run.id;
   perform espalier.put_cause(p_run, p_cause);
   update public.run_attempts set status = p_status, ended_at = p_at

@@ -183,4 +183,20 @@ begin
 end
 $$;
 
+create or replace function espalier.end_run(
+  p_run public.federated_runs, p_status text, p_cause jsonb, p_flower_run_id text, p_at timestamptz, p_journal_seq bigint
+) returns void
+language plpgsql set search_path = '' as $$
+-- Write the end of a run and of its open attempt. The caller has looked at the transition.
+begin
+  update public.federated_runs set status = p_status, ended_at = p_at, waiting = null where id = p_run.id;
+  delete from public.run_causes where run_id = p_run.id;
+  perform espalier.put_cause(p_run, p_cause);
+  update public.run_attempts set status = p_status, ended_at = p_at
+  where run_id = p_run.id and (status in ('starting', 'running') or (flower_run_id = p_flower_run_id and status <> 'lost'));
+  perform espalier.fail_open_rounds(p_run.id);
+  perform espalier.emit_end(p_run, p_status, p_cause, p_flower_run_id, p_at, p_journal_seq);
+end
+$$;
+
 select espalier.set_rights();

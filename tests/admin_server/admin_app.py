@@ -97,13 +97,14 @@ def record(seq: int, kind: str, **fields: Any) -> dict[str, Any]:
 
 def update(seq: int, server_round: int, node_id: str, status: str = "counted", **fields: Any) -> dict[str, Any]:
     told = {"metrics": {"train_loss": 0.5}, "bytes_down": 10, "bytes_up": 11, "timings": {"total_s": 1.5}, "num_examples": 8}
-    told |= {"facts": {"node_name": f"node {node_id}"}, "cause": None, "message_id": f"m{seq}", **fields}
+    told |= {"facts": {"node_name": f"node {node_id}"}, "cause": None, "message_id": f"m{seq}"}
+    told |= {"counted_in_round": server_round if status == "counted" else None, **fields}
     return record(seq, "update", round=server_round, node_id=node_id, update_kind="train", wave=0, status=status, **told)
 
 
 CAUSE = {"node_id": "5", "node_name": "b", "type": "KeyError", "message": "age", "traceback": "Traceback …", "last_lines": ["x"]}
 OPENED = {"workload": "digits", "strategy": "fedavg", "num_rounds": 1, "seed": 42, "min_available": 2, "resumed_after": 0}
-CLOSED = {"counted": 1, "expected": 2, "num_examples": 8, "metrics": {"loss": 0.5}, "server_metrics": {"accuracy": 0.9}}
+CLOSED = {"counted": 1, "carried": 0, "expected": 2, "num_examples": 8, "metrics": {"loss": 0.5}, "server_metrics": {"accuracy": 0.9}}
 CLOSED |= {"seconds": 2.5, "aggregate_s": 0.1, "bytes_down": 20, "bytes_up": 11}
 RECORDS: list[dict[str, Any]] = [
     record(1, "run.opened", **OPENED, model={"parameters": 10, "size_bytes": 40}, config={"lr": 0.1, "workload": "digits"}),
@@ -127,7 +128,7 @@ RECORDS: list[dict[str, Any]] = [
         round=1,
         parents=["a" * 64],
     ),
-    record(9, "run.closed", status="completed", last_round=1, cause=None),
+    record(9, "run.closed", status="completed", last_round=1, cause=None, ended_early=None),
 ]
 
 

@@ -168,6 +168,14 @@ class Journal:
         """Open a round."""
         return self.add("round.opened", round=round, nodes=list(nodes), needed=len(nodes))
 
+    def waiting(self, round: int, available: int) -> "Journal":
+        """Say that a round waits for nodes."""
+        return self.add("round.waiting", round=round, available=available, wanted=3, until=AT)
+
+    def scored(self, round: int, **metrics: float) -> "Journal":
+        """Say what sites scored a round's model."""
+        return self.add("round.scored", round=round, expected=2, counted=1, metrics=metrics)
+
     def update(self, round: int, node_id: str, status: str = "counted", **fields: Any) -> "Journal":
         """Say what became of a node's message."""
         values = {
