@@ -64,7 +64,7 @@ class LateMessages:
         self._carried[sent.node_id] = Carried(sent, reply, update)
 
     def count_in(self, number: int, mean: WeightedMean, fresh: set[int]) -> int:
-        """Add what was carried into round `number`, but for nodes that have a fresh update in it; give how many it were."""
+        """Add what was carried, but for nodes that have a fresh update; give how many were of earlier rounds."""
         counted = 0
         for carried in [self._carried.pop(node_id) for node_id in sorted(self._carried)]:
             update, sent = carried.update, carried.sent
@@ -74,5 +74,5 @@ class LateMessages:
             mean.add(Contribution(sent.node_id, update.arrays, update.num_examples, update.metrics, weight))
             told = settled(carried.reply, sent, COUNTED, num_examples=update.num_examples, metrics=update.metrics)
             self._on_update(told.counted_later(number))
-            counted += 1
+            counted += sent.asked.round < number  # a late answer to an earlier try of this round is no guest in it
         return counted

@@ -104,7 +104,14 @@ def update(seq: int, server_round: int, node_id: str, status: str = "counted", *
 
 CAUSE = {"node_id": "5", "node_name": "b", "type": "KeyError", "message": "age", "traceback": "Traceback …", "last_lines": ["x"]}
 OPENED = {"workload": "digits", "strategy": "fedavg", "num_rounds": 1, "seed": 42, "min_available": 2, "resumed_after": 0}
-CLOSED = {"counted": 1, "carried": 0, "expected": 2, "num_examples": 8, "metrics": {"loss": 0.5}, "server_metrics": {"accuracy": 0.9}}
+CLOSED = {
+    "counted": 1,
+    "carried": 0,
+    "expected": 2,
+    "num_examples": 8,
+    "metrics": {"loss": 0.5},
+    "server_metrics": {"accuracy": 0.9},
+}
 CLOSED |= {"seconds": 2.5, "aggregate_s": 0.1, "bytes_down": 20, "bytes_up": 11}
 RECORDS: list[dict[str, Any]] = [
     record(1, "run.opened", **OPENED, model={"parameters": 10, "size_bytes": 40}, config={"lr": 0.1, "workload": "digits"}),

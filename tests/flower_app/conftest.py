@@ -107,6 +107,11 @@ class InProcessGrid(Grid):
         self._ready[message_id] = (self.clock.seconds + node.delay_s, node.answer(message, context))
         return message_id
 
+    def lose(self, message_id: str) -> None:
+        """Answer for a node that is gone, as the SuperLink does."""
+        if message_id in self._ready:
+            self._ready[message_id] = (self.clock.seconds, unavailable(message_id))
+
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         self.pulls.append(list(message_ids))
         found = []

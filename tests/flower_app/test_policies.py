@@ -72,7 +72,7 @@ def test_a_late_update_is_carried_into_a_later_round_with_less_weight(make_feder
     federation = make_federation(late="carry", staleness_alpha=1.0, k_of_n=2, num_rounds=2, server_eval_every=0)
     slow = federation.grid.nodes[103]
     slow.delay_s = 1.5
-    answers: dict[str, dict[str, Any]] = {}
+    answers: dict[str, Any] = {}
 
     def kept(message: Message, context: Context) -> Message:
         reply: Message = client_app(message, context)

@@ -1,0 +1,189 @@
+"""The engine against a model of it: whatever nodes do and whenever it is killed, its journal and its model add up.
+
+The model knows nothing of time. It reads which updates the journal counts in which round, trains them anew with the toy
+workload, and says what the final model has to be; a lost, repeated or twice counted update would show in the weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flower_app.accumulate import staleness_discount
+from flower_app.client_app import app as client_app
+from flower_app.config import RunConfig
+from flower_app.engine import RoundFailed
+from flower_app.gate import TooFewNodes
+from flower_app.workloads.interface import Arrays, NodeEnv, derived_seed
+from flwr.app import Context, Error, Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from tests.flower_app.conftest import Federation
+from tests.flower_app.toy_workload import Toy
+
+NODES = (101, 102, 103)
+EXAMPLES = {101: 10, 102: 20, 103: 30}
+ROUNDS = 4
+ALPHA = 0.7
+KINDS = ["answers"] * 6 + ["fails", "is silent", "answers twice", "answers another round", "leaves"]
+
+fates = st.lists(st.tuples(st.sampled_from(KINDS), st.floats(0.05, 7.0)), min_size=1, max_size=15)
+kills = st.lists(st.integers(1, 60), max_size=3)
+
+
+class Killed(BaseException):
+    """What kill -9 is to a process, as far as it can be had in one."""
+
+
+class Random:
+    """What nodes do with their messages, in the order in which these are sent."""
+
+    def __init__(self, federation: Federation, drawn: list[tuple[str, float]]) -> None:
+        self._fates = itertools.cycle(drawn)
+        self._federation = federation
+        self._again: dict[str, Message] = {}
+        for node in federation.grid.nodes.values():
+            node.answer = self._answer
+        self._pull = federation.grid.pull_messages
+        federation.grid.__dict__["pull_messages"] = self._pull_twice
+
+    def _answer(self, message: Message, context: Context) -> Message | None:
+        node = self._federation.grid.nodes[context.node_id]
+        kind, node.delay_s = next(self._fates)
+        if kind == "leaves":
+            node.online = False
+            self._federation.clock.after(node.delay_s * 3, lambda: setattr(node, "online", True))
+        if kind in ("leaves", "is silent"):
+            self._federation.clock.after(node.delay_s, lambda: self._federation.grid.lose(message.object_id))
+            return None
+        if kind == "fails":
+            return Message(Error(8, "died"), reply_to=message)
+        reply: Message = client_app(message, context)
+        if kind == "answers another round":
+            reply.content.config_records["answers"]["round"] = int(message.metadata.group_id) - 1
+        if kind == "answers twice":
+            self._again[message.object_id] = copy.deepcopy(reply)
+        return reply
+
+    def _pull_twice(self, message_ids: Any) -> list[Message]:
+        found = list(self._pull(message_ids))
+        ids = [reply.metadata.reply_to_message_id for reply in found]
+        return found + [self._again[message_id] for message_id in ids if message_id in self._again]
+
+
+@contextmanager
+def killed_at(federation: Federation, call: int | None) -> Iterator[None]:
+    """Let the process die at its n-th word with the SuperLink or line of its journal."""
+    count = itertools.count(1)
+
+    def counting(function: Any) -> Any:
+        def asked(*args: Any, **named: Any) -> Any:
+            if next(count) == call:
+                raise Killed
+            return function(*args, **named)
+
+        return asked
+
+    with pytest.MonkeyPatch.context() as patch:
+        grid = federation.grid
+        for name in ("push_messages", "get_nodes"):
+            patch.setitem(grid.__dict__, name, counting(getattr(grid, name)))
+        for name in ("append",):
+            from flower_app.journal import Journal
+
+            patch.setattr(Journal, name, counting(getattr(Journal, name)))
+        yield
+
+
+def model_of(federation: Federation) -> Arrays:
+    """Train what the journal counts, and give the model after the last closed round."""
+    config = RunConfig.parse(federation.run_config)
+    toy = Toy(config)
+    models = [toy.initial_arrays()]
+    taken: dict[int, dict[int, int]] = {}
+    for record in federation.journal():
+        if record["kind"] == "round.opened":
+            taken[record["round"]] = {}  # what a try before this one counted does not count
+        elif record["kind"] == "update" and record["status"] == "counted":
+            into = record["counted_in_round"]
+            assert int(record["node_id"]) not in taken[into], "a node counts once in a round"
+            taken[into][int(record["node_id"])] = record["round"]
+        elif record["kind"] == "round.closed":
+            number = record["round"]
+            assert number == len(models), "rounds close once, in order"
+            trained, weights = [], []
+            for node, round_of in taken[number].items():
+                part = NODES.index(node)
+                env = NodeEnv(f"{node}", part, 3, round_of, derived_seed(config.seed, part, round_of), 1, "cpu", None)
+                trained.append(toy.train(models[round_of - 1], {}, env).arrays["weight"])
+                weights.append(EXAMPLES[node] * staleness_discount(number - round_of, config.staleness_alpha))
+            assert record["counted"] == len(trained)
+            assert record["carried"] == sum(round_of < number for round_of in taken[number].values())
+            assert record["num_examples"] == sum(EXAMPLES[node] for node in taken[number])
+            models.append({"weight": np.average(trained, axis=0, weights=weights).astype(np.float32), "steps": np.array(number)})
+    return models[-1]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    drawn=fates,
+    deaths=kills,
+    k=st.integers(0, 3),
+    late=st.sampled_from(["drop", "carry"]),
+    timeout_s=st.sampled_from([1.5, 4.0, 20.0]),
+)
+def test_whatever_happens_each_round_is_what_its_journal_says(
+    drawn: list[tuple[str, float]], deaths: list[int], k: int, late: str, timeout_s: float
+) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        policies = {"k_of_n": k, "late": late, "staleness_alpha": ALPHA, "round_timeout_s": timeout_s, "round_retries": 1}
+        federation = Federation(
+            Path(root), num_rounds=ROUNDS, min_available=1, min_available_timeout_s=60.0, server_eval_every=0, **policies
+        )
+        Random(federation, drawn)
+        ends = attempts(federation, deaths)
+        closed = federation.journal("round.closed")
+        expected = model_of(federation)
+        if ends[-1] is None:
+            assert [each["round"] for each in closed] == list(range(1, ROUNDS + 1))
+            assert federation.journal()[-1]["status"] == "completed"
+        else:
+            assert federation.journal()[-1]["status"] == "failed"
+            assert federation.journal()[-1]["cause"] is not None
+        for each in closed:
+            assert each["seconds"] <= timeout_s + 0.6
+        if closed:
+            final = load_file(federation.root / "models/final.safetensors")
+            np.testing.assert_allclose(final["weight"], expected["weight"], rtol=1e-5, atol=1e-6)
+            (line,) = [
+                each for each in federation.journal("artifact") if each["role"] == "final" and each["round"] == len(closed)
+            ]
+            assert line["parents"] == [closed[-1]["commit"]["sha256"]]
+        seqs = [each["seq"] for each in federation.journal()]
+        assert seqs == list(range(1, len(seqs) + 1))
+
+
+def attempts(federation: Federation, deaths: list[int]) -> list[BaseException | None]:
+    """Run attempt after attempt until one ends by itself; give how each ended."""
+    ends: list[BaseException | None] = []
+    for attempt, call in enumerate([*deaths, None], 1):
+        try:
+            with killed_at(federation, call):
+                federation.run(attempt)
+            ends.append(None)
+        except Killed as killed:
+            ends.append(killed)
+            continue
+        except (RoundFailed, TooFewNodes) as failed:
+            ends.append(failed)
+        break
+    return ends
