@@ -33,12 +33,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m db", description=__doc__)
     parser.add_argument("verb", choices=["migrate", "status", "doctor", "assemble"])
     parser.add_argument("--database-url", default=os.environ.get("DATABASE_URL"), help="default: DATABASE_URL")
-    parser.add_argument("--supabase", action="store_true", help="also what needs Supabase: auth link, policies, realtime")
+    parser.add_argument(
+        "--supabase",
+        action="store_true",
+        help="also what needs Supabase: auth link, policies, realtime; where auth.users is, unasked",
+    )
     return parser
 
 
 async def _migrate(arguments: argparse.Namespace) -> int:
-    applied = await migrate.apply(arguments.database_url, supabase=arguments.supabase)
+    applied = await migrate.apply(arguments.database_url, supabase=await _with_overlay(arguments))
     for one in applied:
         print(f"applied {one.version} {one.name}")
     print(f"The database has schema {migrate.latest_version()}.")
@@ -46,19 +50,23 @@ async def _migrate(arguments: argparse.Namespace) -> int:
 
 
 async def _status(arguments: argparse.Namespace) -> int:
-    found = await migrate.status(arguments.database_url, supabase=arguments.supabase)
+    found = await migrate.status(arguments.database_url, supabase=await _with_overlay(arguments))
     for one in found.pending:
         print(f"pending {one.version} {one.name}")
     has = f"schema {found.found}" if found.found else "no schema"
     told = f"The database has {has}; this code needs {found.expected}"
     if found.pending and not found.is_there_already:
-        print(f"{told}: run `python -m db migrate{' --supabase' if arguments.supabase else ''}`.")
+        print(f"{told}: run `python -m db migrate`.")
     elif found.pending or found.found != found.expected:
         print(f"{told}: ask `python -m db doctor`.")
     else:
         print(f"{told}.")
         return 0
     return 1
+
+
+async def _with_overlay(arguments: argparse.Namespace) -> bool:
+    return arguments.supabase or await migrate.is_supabase(arguments.database_url)
 
 
 async def _doctor(arguments: argparse.Namespace) -> int:

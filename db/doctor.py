@@ -65,7 +65,7 @@ async def _schema(connection: migrate.Connection, is_supabase: bool) -> Finding:
         if found.is_there_already:
             told = f"the database has schema {found.found}, and its history lacks {names}"
             return Finding("schema", told, f"run `{migrate.as_applied(found.pending)}` as the owner")
-        command = "python -m db migrate" + (" --supabase" if is_supabase else "")
+        command = "python -m db migrate"
         has = f"has schema {found.found} and lacks" if found.found else "has no schema: it lacks"
         return Finding("schema", f"the database {has} {names}", f"run `{command}`")
     if found.found != found.expected:

@@ -61,6 +61,12 @@ def latest_version() -> str:
     return migrations()[-1].version
 
 
+async def is_supabase(dsn: str) -> bool:
+    """Is it a Supabase project, which has users of its own?"""
+    async with await connect(dsn) as connection:
+        return bool(await one(connection, "select to_regclass('auth.users') is not null"))
+
+
 async def apply(dsn: str, *, supabase: bool = False, up_to: str | None = None) -> list[Migration]:
     """Apply what is missing, each migration in its own transaction, and give it; two at once wait for each other.
 

@@ -9,7 +9,7 @@ language sql immutable set search_path = '' as $$
     ('projects', 'table', true, false), ('nodes', 'table', true, false), ('node_sessions', 'table', true, true),
     ('members', 'table', true, false), ('coordinators', 'table', true, false), ('tokens', 'table', false, false),
     ('invitations', 'table', true, false), ('report_spools', 'table', false, false), ('audit_log', 'table', true, false),
-    ('federated_runs', 'table', true, true), ('run_causes', 'table', true, false), ('run_attempts', 'table', true, true),
+    ('federated_runs', 'table', true, false), ('run_causes', 'table', true, false), ('run_attempts', 'table', true, true),
     ('rounds', 'table', true, true), ('node_updates', 'table', true, false), ('metrics', 'table', true, false),
     ('artifacts', 'table', true, true), ('models', 'table', true, true), ('events', 'table', true, true),
     ('log_lines', 'table', true, false), ('log_tails', 'table', false, false),

@@ -13,7 +13,7 @@ from db.store import Store
 
 log = logging.getLogger(__name__)
 TELL_S = 5.0
-KEPT = 1000  # lines; all are in the server's log too
+KEPT = 1000  # lines; older ones are in the server's log alone
 
 
 class Audit:
@@ -28,17 +28,24 @@ class Audit:
     async def __call__(self, who: Principal, action: str, subject: str | None = None, **facts: Any) -> None:
         """action: noun.verb, as in run.start. who: an admin's subject, or a node's id."""
         actor = f"{who.role}:{who.subject}"
+        why: object = "others wait"
         try:
             if not self._waiting:
                 await self._store.audit(self._project_id, actor, action, subject, facts)
                 return
         except DatabaseUnavailable as away:
-            log.error("the audit log lacks %s of %s by %s for now: %s", action, subject, actor, away)
+            why = away
+        log.error("the audit log lacks %s of %s by %s for now: %s", action, subject, actor, why)
         self._waiting.append((actor, action, subject, {**facts, "done_at": datetime.now(UTC).isoformat()}))
 
     async def tell(self) -> None:
         """Write what waits, in order. Raises DatabaseUnavailable."""
         async with self._telling:
             while self._waiting:
-                await self._store.audit(self._project_id, *self._waiting[0])
-                self._waiting.popleft()
+                first = self._waiting.popleft()  # at once: a full queue drops its head when a line is added
+                try:
+                    await self._store.audit(self._project_id, *first)
+                except BaseException:
+                    if len(self._waiting) < KEPT:
+                        self._waiting.appendleft(first)
+                    raise

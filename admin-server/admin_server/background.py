@@ -72,4 +72,6 @@ class Background:
                 if repr(failed) not in said and len(said) < SAID_AT_MOST:
                     log.exception("%s failed and is tried again", name)
                     said.add(repr(failed))
+                    if len(said) == SAID_AT_MOST:
+                        log.error("%s failed in %d ways; more of them are not logged until it works again", name, SAID_AT_MOST)
                 await asyncio.sleep(max(every_s, PAUSE_AFTER_FAILURE_S))

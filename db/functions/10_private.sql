@@ -127,7 +127,13 @@ begin
     if exists (select from public.events where project_id = p_project_id and dedupe_key = p_dedupe_key) then
       return;
     end if;
-    v_said := espalier.count_said(p_node_id);
+    -- Comings and goings are counted apart: what else a node says must not hide that it is gone. That it is lost or removed is
+    -- the coordinator's word, and always told.
+    if p_data ->> 'to' in ('lost', 'removed') then
+      v_said := 0;
+    else
+      v_said := espalier.count_said(p_node_id, p_name in ('fl.client.joined', 'fl.client.dropped'));
+    end if;
     if v_said > espalier.said_in_an_hour() then
       return;
     elsif v_said = espalier.said_in_an_hour() then
@@ -145,17 +151,30 @@ $$;
 
 create function espalier.said_in_an_hour() returns integer
 language sql immutable set search_path = '' as $$
-  -- Events and sessions that a node may cause. A SuperNode that dies at once is started again 125 times an hour, which is 375.
+  -- Warnings that a node may cause; and again as many comings, goings and sessions. A SuperNode that dies at once is started again
+  -- 125 times an hour, which is 375 of those.
   select 500
 $$;
 
-create function espalier.count_said(p_node_id uuid) returns integer
-language sql set search_path = '' as $$
-  -- Count one more, and give how many they are in the hour that began with the first.
-  update public.nodes
-  set said = case when said_since > now() - interval '1 hour' then said + 1 else 1 end,
-      said_since = case when said_since > now() - interval '1 hour' then said_since else now() end
-  where id = p_node_id returning said
+create function espalier.count_said(p_node_id uuid, p_moved boolean) returns integer
+language plpgsql set search_path = '' as $$
+-- Count one more, a warning or a movement, and give how many they are in the hour that began with the first.
+declare
+  v_count integer;
+begin
+  if p_moved then
+    update public.nodes
+    set moved = case when moved_since > now() - interval '1 hour' then moved + 1 else 1 end,
+        moved_since = case when moved_since > now() - interval '1 hour' then moved_since else now() end
+    where id = p_node_id returning moved into v_count;
+  else
+    update public.nodes
+    set said = case when said_since > now() - interval '1 hour' then said + 1 else 1 end,
+        said_since = case when said_since > now() - interval '1 hour' then said_since else now() end
+    where id = p_node_id returning said into v_count;
+  end if;
+  return v_count;
+end
 $$;
 
 create function espalier.in_calendar(p_value timestamptz) returns timestamptz

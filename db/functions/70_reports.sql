@@ -45,8 +45,8 @@ begin
   if length((coalesce(v_session.runtime_config, '{}') || espalier.or_empty(d -> 'runtime_config'))::text) > 65536 then
     perform espalier.refuse('ES006', 'runtime_config is longer than 65,536 characters.');
   end if;
-  if v_session.id is null and espalier.count_said(p_node.id) > espalier.said_in_an_hour() then
-    perform espalier.refuse('ES006', format('The node has caused %s events and sessions in an hour.', espalier.said_in_an_hour()));
+  if v_session.id is null and espalier.count_said(p_node.id, true) > espalier.said_in_an_hour() then
+    perform espalier.refuse('ES006', format('The node came, went and opened sessions %s times in an hour.', espalier.said_in_an_hour()));
   end if;
   if v_open and v_session.id is null then
     perform espalier.supersede_sessions(p_node.id, 'supernode', v_id);

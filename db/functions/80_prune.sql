@@ -2,8 +2,7 @@
 
 create function espalier.prune_log_lines(p_project_id uuid, p_before timestamptz, p_at_most integer) returns integer
 language plpgsql set search_path = '' as $$
--- Lines of runs that have ended; those of no run (a SuperLink's, or of a Flower run that was never adopted) go by their age alone.
--- Each run is read from its oldest line on, by its index: a statement over all old lines would read the whole table for each batch.
+-- Lines of runs that have ended. Each run is read from its oldest line on, by its index: a statement over all old lines would read the whole table for each batch.
 declare
   v_run_id uuid;
   v_gone integer := 0;
@@ -14,18 +13,34 @@ begin
     -- Nearly all old runs have no lines any more: 5000 of those cost 350 ms a batch without this look into the index.
     cross join lateral (select from public.log_lines l where l.run_id = r.id limit 1) has_lines
     where r.project_id = p_project_id and r.ended_at is not null and r.created_at < p_before
-    union all select null
   loop
     delete from public.log_lines where ctid = any (array(
       select o.ctid from (
         select l.ctid, l.received_at from public.log_lines l
-        where l.run_id = v_run_id or (v_run_id is null and l.run_id is null)
+        where l.run_id = v_run_id
         order by l.key limit p_at_most - v_gone for update skip locked) o
       where o.received_at < p_before));
     get diagnostics v_some = row_count;
     v_gone := v_gone + v_some;
     exit when v_gone >= p_at_most;
   end loop;
+  return v_gone;
+end
+$$;
+
+create function espalier.prune_stray_lines(p_project_id uuid, p_before timestamptz, p_at_most integer) returns integer
+language plpgsql set search_path = '' as $$
+-- Lines of no run: of a Flower run that was never adopted, at this project's nodes, and those that are nobody's. A node has so few
+-- (espalier.lines_of_no_run) that they are looked through by their age, and none is locked that is kept: it may be adopted meanwhile.
+declare
+  v_gone integer;
+begin
+  delete from public.log_lines where ctid = any (array(
+    select l.ctid from public.log_lines l
+    where l.run_id is null and l.received_at < p_before
+      and (l.node_id is null or l.node_id in (select n.id from public.nodes n where n.project_id = p_project_id))
+    order by l.key limit p_at_most for update skip locked));
+  get diagnostics v_gone = row_count;
   return v_gone;
 end
 $$;
@@ -83,6 +98,9 @@ declare
   v_before timestamptz := now() - make_interval(secs => p_days * 86400);
   v_gone integer := espalier.prune_log_lines(p_project_id, v_before, p_at_most);
 begin
+  if v_gone < p_at_most then
+    v_gone := v_gone + espalier.prune_stray_lines(p_project_id, v_before, p_at_most - v_gone);
+  end if;
   if v_gone < p_at_most then
     v_gone := v_gone + espalier.prune_events(p_project_id, v_before, p_at_most - v_gone);
   end if;

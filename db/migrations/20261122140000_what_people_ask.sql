@@ -10,8 +10,11 @@ $$;
 -- For who pages through run_list or run_overview without naming a project, as a participant's page does: 128 ms became 11.
 create index federated_runs_newest_of_all on public.federated_runs ((-key));
 
-alter table public.nodes add column said integer not null default 0, add column said_since timestamptz not null default now();
-comment on column public.nodes.said is 'Events and sessions that it caused in the hour since said_since; beyond espalier.said_in_an_hour() they are counted alone.';
+alter table public.nodes
+  add column said integer not null default 0, add column said_since timestamptz not null default now(),
+  add column moved integer not null default 0, add column moved_since timestamptz not null default now();
+comment on column public.nodes.said is 'Warnings that it caused in the hour since said_since; beyond espalier.said_in_an_hour() they are counted alone.';
+comment on column public.nodes.moved is 'Comings, goings and sessions in the hour since moved_since, likewise.';
 comment on table public.run_causes is 'Why a run failed. A table of its own, for the coordinator alone: it may quote every node. What is a node''s own is in node_updates.';
 create index log_lines_of_no_run on public.log_lines (node_id) where run_id is null;
 
@@ -169,7 +172,13 @@ begin
     if exists (select from public.events where project_id = p_project_id and dedupe_key = p_dedupe_key) then
       return;
     end if;
-    v_said := espalier.count_said(p_node_id);
+    -- Comings and goings are counted apart: what else a node says must not hide that it is gone. That it is lost or removed is
+    -- the coordinator's word, and always told.
+    if p_data ->> 'to' in ('lost', 'removed') then
+      v_said := 0;
+    else
+      v_said := espalier.count_said(p_node_id, p_name in ('fl.client.joined', 'fl.client.dropped'));
+    end if;
     if v_said > espalier.said_in_an_hour() then
       return;
     elsif v_said = espalier.said_in_an_hour() then
@@ -187,17 +196,30 @@ $$;
 
 create function espalier.said_in_an_hour() returns integer
 language sql immutable set search_path = '' as $$
-  -- Events and sessions that a node may cause. A SuperNode that dies at once is started again 125 times an hour, which is 375.
+  -- Warnings that a node may cause; and again as many comings, goings and sessions. A SuperNode that dies at once is started again
+  -- 125 times an hour, which is 375 of those.
   select 500
 $$;
 
-create function espalier.count_said(p_node_id uuid) returns integer
-language sql set search_path = '' as $$
-  -- Count one more, and give how many they are in the hour that began with the first.
-  update public.nodes
-  set said = case when said_since > now() - interval '1 hour' then said + 1 else 1 end,
-      said_since = case when said_since > now() - interval '1 hour' then said_since else now() end
-  where id = p_node_id returning said
+create function espalier.count_said(p_node_id uuid, p_moved boolean) returns integer
+language plpgsql set search_path = '' as $$
+-- Count one more, a warning or a movement, and give how many they are in the hour that began with the first.
+declare
+  v_count integer;
+begin
+  if p_moved then
+    update public.nodes
+    set moved = case when moved_since > now() - interval '1 hour' then moved + 1 else 1 end,
+        moved_since = case when moved_since > now() - interval '1 hour' then moved_since else now() end
+    where id = p_node_id returning moved into v_count;
+  else
+    update public.nodes
+    set said = case when said_since > now() - interval '1 hour' then said + 1 else 1 end,
+        said_since = case when said_since > now() - interval '1 hour' then said_since else now() end
+    where id = p_node_id returning said into v_count;
+  end if;
+  return v_count;
+end
 $$;
 
 create or replace function espalier.emit_end(
@@ -460,8 +482,8 @@ begin
   if length((coalesce(v_session.runtime_config, '{}') || espalier.or_empty(d -> 'runtime_config'))::text) > 65536 then
     perform espalier.refuse('ES006', 'runtime_config is longer than 65,536 characters.');
   end if;
-  if v_session.id is null and espalier.count_said(p_node.id) > espalier.said_in_an_hour() then
-    perform espalier.refuse('ES006', format('The node has caused %s events and sessions in an hour.', espalier.said_in_an_hour()));
+  if v_session.id is null and espalier.count_said(p_node.id, true) > espalier.said_in_an_hour() then
+    perform espalier.refuse('ES006', format('The node came, went and opened sessions %s times in an hour.', espalier.said_in_an_hour()));
   end if;
   if v_open and v_session.id is null then
     perform espalier.supersede_sessions(p_node.id, 'supernode', v_id);
@@ -655,8 +677,7 @@ $$;
 
 create function espalier.prune_log_lines(p_project_id uuid, p_before timestamptz, p_at_most integer) returns integer
 language plpgsql set search_path = '' as $$
--- Lines of runs that have ended; those of no run (a SuperLink's, or of a Flower run that was never adopted) go by their age alone.
--- Each run is read from its oldest line on, by its index: a statement over all old lines would read the whole table for each batch.
+-- Lines of runs that have ended. Each run is read from its oldest line on, by its index: a statement over all old lines would read the whole table for each batch.
 declare
   v_run_id uuid;
   v_gone integer := 0;
@@ -667,18 +688,34 @@ begin
     -- Nearly all old runs have no lines any more: 5000 of those cost 350 ms a batch without this look into the index.
     cross join lateral (select from public.log_lines l where l.run_id = r.id limit 1) has_lines
     where r.project_id = p_project_id and r.ended_at is not null and r.created_at < p_before
-    union all select null
   loop
     delete from public.log_lines where ctid = any (array(
       select o.ctid from (
         select l.ctid, l.received_at from public.log_lines l
-        where l.run_id = v_run_id or (v_run_id is null and l.run_id is null)
+        where l.run_id = v_run_id
         order by l.key limit p_at_most - v_gone for update skip locked) o
       where o.received_at < p_before));
     get diagnostics v_some = row_count;
     v_gone := v_gone + v_some;
     exit when v_gone >= p_at_most;
   end loop;
+  return v_gone;
+end
+$$;
+
+create function espalier.prune_stray_lines(p_project_id uuid, p_before timestamptz, p_at_most integer) returns integer
+language plpgsql set search_path = '' as $$
+-- Lines of no run: of a Flower run that was never adopted, at this project's nodes, and those that are nobody's. A node has so few
+-- (espalier.lines_of_no_run) that they are looked through by their age, and none is locked that is kept: it may be adopted meanwhile.
+declare
+  v_gone integer;
+begin
+  delete from public.log_lines where ctid = any (array(
+    select l.ctid from public.log_lines l
+    where l.run_id is null and l.received_at < p_before
+      and (l.node_id is null or l.node_id in (select n.id from public.nodes n where n.project_id = p_project_id))
+    order by l.key limit p_at_most for update skip locked));
+  get diagnostics v_gone = row_count;
   return v_gone;
 end
 $$;
@@ -737,6 +774,9 @@ declare
   v_gone integer := espalier.prune_log_lines(p_project_id, v_before, p_at_most);
 begin
   if v_gone < p_at_most then
+    v_gone := v_gone + espalier.prune_stray_lines(p_project_id, v_before, p_at_most - v_gone);
+  end if;
+  if v_gone < p_at_most then
     v_gone := v_gone + espalier.prune_events(p_project_id, v_before, p_at_most - v_gone);
   end if;
   if v_gone < p_at_most then
@@ -757,7 +797,7 @@ language sql immutable set search_path = '' as $$
     ('projects', 'table', true, false), ('nodes', 'table', true, false), ('node_sessions', 'table', true, true),
     ('members', 'table', true, false), ('coordinators', 'table', true, false), ('tokens', 'table', false, false),
     ('invitations', 'table', true, false), ('report_spools', 'table', false, false), ('audit_log', 'table', true, false),
-    ('federated_runs', 'table', true, true), ('run_causes', 'table', true, false), ('run_attempts', 'table', true, true),
+    ('federated_runs', 'table', true, false), ('run_causes', 'table', true, false), ('run_attempts', 'table', true, true),
     ('rounds', 'table', true, true), ('node_updates', 'table', true, false), ('metrics', 'table', true, false),
     ('artifacts', 'table', true, true), ('models', 'table', true, true), ('events', 'table', true, true),
     ('log_lines', 'table', true, false), ('log_tails', 'table', false, false),
@@ -863,6 +903,41 @@ begin
 end
 $$;
 
+create or replace function espalier.add_attempt(p_run_id uuid, p_flower_run_id text, p_series_id text) returns void
+language plpgsql set search_path = '' as $$
+-- Add an attempt to a run whose project is locked; one that is there already stays as it is.
+declare
+  v_run public.federated_runs;
+begin
+  select * into v_run from public.federated_runs where id = p_run_id for no key update;
+  insert into public.run_attempts (run_id, attempt, flower_run_id, series_id, status, ended_at)
+  select p_run_id, 1 + coalesce((espalier.newest_attempt(p_run_id)).attempt, 0), p_flower_run_id, p_series_id,
+    case when espalier.has_ended(v_run.status) then v_run.status else 'starting' end,
+    case when espalier.has_ended(v_run.status) then now() end
+  on conflict (flower_run_id) do nothing;
+  if not found then
+    return;
+  end if;
+  update public.run_attempts set status = 'lost', ended_at = now()
+  where run_id = p_run_id and flower_run_id <> p_flower_run_id and status in ('starting', 'running');
+  update public.federated_runs
+  set series_id = coalesce(p_series_id, series_id),
+      status = case when status = any (espalier.allowed_from('run', 'starting')) then 'starting' else status end
+  where id = p_run_id;
+  -- Lines that came before their run get keys of now: who follows the run has seen all keys up to the last one.
+  insert into public.log_tails as t (run_id, stream) values (p_run_id, '') on conflict (run_id, stream) do update set lines = t.lines;
+  with early as (
+    delete from public.log_lines where run_id is null and flower_run_id = p_flower_run_id returning *
+  ), added as (
+    insert into public.log_lines (run_id, node_id, flower_run_id, stream, source, level, text, message_id, at, received_at)
+    select p_run_id, e.node_id, e.flower_run_id, e.stream, e.source, e.level, e.text, e.message_id, e.at, e.received_at
+    from early e order by e.key
+    returning 1
+  )
+  update public.log_tails set lines = lines + (select count(*) from added) where run_id = p_run_id and stream = '';
+end
+$$;
+
 create or replace function public.append_log_lines(
   p_run_id uuid, p_stream text, p_start bigint, p_end bigint, p_lines jsonb, p_log_lines_per_run integer
 ) returns jsonb
@@ -950,6 +1025,8 @@ $$;
 -- that are none of ours, and names.
 update public.events set data = (data - 'kind') || '{"why": "It was refused by an earlier version."}'
 where name = 'fl.client.warned' and data ->> 'what' in ('journal.refused', 'report.refused');
+update public.events set data = jsonb_set(data, '{type}', coalesce(to_jsonb(espalier.kind_of_error(data)), 'null'))
+where name = 'fl.client.warned' and data ->> 'what' like 'update.%' and data ? 'type';
 update public.events set data = data - 'nodes', dedupe_key = null where name = 'fl.client.warned' and data ->> 'what' = 'dataset.duplicate';
 update public.events
 set data = data || jsonb_build_object('cause', jsonb_build_object(

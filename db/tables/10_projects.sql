@@ -40,6 +40,8 @@ create table public.nodes (
   removed_at timestamptz,
   said integer not null default 0,
   said_since timestamptz not null default now(),
+  moved integer not null default 0,
+  moved_since timestamptz not null default now(),
   constraint nodes_project_id_external_id_key unique (project_id, external_id)
 );
 create unique index nodes_project_id_flower_node_id_key on public.nodes (project_id, flower_node_id) where status <> 'removed';
@@ -52,7 +54,8 @@ comment on column public.nodes.status is '
   any ──remove_node──▶ removed ──redeem_invitation──▶ enrolled';
 comment on column public.nodes.last_seen_at is 'Clock of the database; it alone decides who is lost.';
 comment on column public.nodes.reported_at is 'Clock of the node, as it said in its last heartbeat; decides nothing.';
-comment on column public.nodes.said is 'Events and sessions that it caused in the hour since said_since; beyond espalier.said_in_an_hour() they are counted alone.';
+comment on column public.nodes.said is 'Warnings that it caused in the hour since said_since; beyond espalier.said_in_an_hour() they are counted alone.';
+comment on column public.nodes.moved is 'Comings, goings and sessions in the hour since moved_since, likewise.';
 comment on column public.nodes.activity is 'The last thing that the node''s launcher said about a message at work.';
 alter table public.nodes enable row level security;
 

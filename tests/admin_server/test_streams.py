@@ -1,8 +1,15 @@
 """Lists by pages, and the same rows as server-sent events from where a client was."""
 
+import asyncio
 import json
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
+from admin_server.api.paging import follow
+from admin_server.feed import Feed
+from control_plane.sse import Event
+
+from db.store import Store
 from tests.admin_server.admin_app import RECORDS, Server, started_run
 
 
@@ -81,3 +88,33 @@ async def test_filters_of_a_list_are_those_of_its_stream(server: Server) -> None
     params = {"follow": "true", "source": "clientapp"}
     assert [event["event"] for event in parsed((await server.admin.get(f"/runs/{run_id}/logs", params=params)).text)] == ["end"]
     assert (await server.admin.get(f"/runs/{run_id}/logs", params={"level": "loud"})).status_code == 422
+
+
+async def test_a_stream_with_a_filter_that_cannot_be_is_refused_before_it_begins(server: Server) -> None:
+    run_id = await ended_run(server)
+    answer = await server.admin.get(f"/runs/{run_id}/logs", params={"follow": "true", "node_id": "abc"})
+    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (422, "invalid")
+
+
+async def test_a_follower_ends_with_the_last_rows_however_late_they_came() -> None:
+    """At a server that only reads: rows were read and are shared, then the last row and the end came without news."""
+    feed, rows, over = Feed(), [{"key": 1}], [False]
+
+    class Reading:
+        async def rows(self, view: str, where: Any, after: int, limit: int) -> list[dict[str, Any]]:
+            return [row for row in rows if row["key"] > after]
+
+    async def ended() -> bool:
+        return over[0]
+
+    def following(after: int) -> AsyncIterator[Event]:
+        return follow(cast(Store, Reading()), feed, "log_list", {"run_id": "r"}, after, "line", ended)
+
+    early = asyncio.ensure_future(anext(following(1)))
+    await asyncio.sleep(0.05)  # it has read what is after 1, nothing, and that is shared for half a second
+    rows.append({"key": 2})
+    over[0] = True
+    feed._reads._answers = {key: answer for key, answer in feed._reads._answers.items() if key[2] != "ended"}  # type: ignore[index]
+    late = [event.id or event.event async for event in following(1)]
+    assert late == ["2", "end"]
+    early.cancel()

@@ -42,7 +42,7 @@ BREAKS = [
     (
         "schema",
         "delete from supabase_migrations.schema_migrations where version = '20261122090200'",
-        "lacks 20261122090200_realtime: run `python -m db migrate --supabase`",
+        "lacks 20261122090200_realtime: run `python -m db migrate`",
     ),
     (
         "schema",

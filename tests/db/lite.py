@@ -28,7 +28,7 @@ INSTALL = ["npm", "ci", "--omit=optional", "--ignore-scripts", "--no-audit", "--
 
 
 class LiteMissing(Exception):
-    """Node or what package-lock.json names is not to be had here."""
+    """There is no node here that could run it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def install() -> None:
             return
         done = subprocess.run(INSTALL, cwd=ROOM, env=os.environ | QUIET, capture_output=True, text=True)
         if done.returncode != 0:
-            raise LiteMissing(f"npm cannot install it: {done.stderr.strip()[-300:]}")
+            raise RuntimeError(f"npm cannot install @supabase/lite: {done.stderr.strip()[-300:]}")
         stamp.write_text(lock, "utf-8")
 
 

@@ -54,10 +54,30 @@ async def test_a_node_that_flaps_moves_on_when_its_events_are_spent(store: Store
 
 
 @pytest.mark.one_door
+async def test_what_a_node_says_does_not_hide_that_it_is_gone(store: Store, node: Row) -> None:
+    session = str(uuid4())
+    await store.accept_reports(node["id"], "spool", [report(1, "session", session_id=session, status="running")])
+    await store.accept_reports(node["id"], "spool", [report(seq, "gossip") for seq in range(2, 700)])
+    gone = await store.accept_reports(node["id"], "spool", [report(700, "session", session_id=session, status="failed")])
+    again = [report(701, "session", session_id=str(uuid4()), status="running")]
+    back = await store.accept_reports(node["id"], "spool", again)
+    assert [event["name"] for event in (*gone["events"], *back["events"])] == ["fl.client.dropped", "fl.client.joined"]
+    assert (await store.rows("node_list", {"id": node["id"]}))[0]["session_status"] == "running"
+
+
+@pytest.mark.one_door
+async def test_that_a_node_is_lost_is_always_told(store: Store, node: Row, project: Row) -> None:
+    for number in range(LIMIT + 3):
+        await store.beat(node["id"], {"supernode_state": "running" if number % 2 == 0 else "failed"})
+    assert [row["id"] for row in await store.mark_lost_nodes(project["id"], 0)] == [node["id"]]
+    assert (await events_of(store, node))[-1]["data"]["to"] == "lost"
+
+
+@pytest.mark.one_door
 async def test_a_node_opens_so_many_sessions_in_an_hour(store: Store, node: Row, database_url: str) -> None:
     lines = [report(seq, "session", session_id=str(uuid4()), status="starting") for seq in range(1, 701)]
     answer = await store.accept_reports(node["id"], "spool", lines)
-    assert (answer["applied_seq"], answer["refused"], answer["events"]) == (700, 200, [])
+    assert (answer["applied_seq"], answer["refused"], len(answer["events"])) == (700, 200, 200)
     assert len(await store.rows("session_list", {"node_id": node["id"]}, limit=1000)) == LIMIT
     last = (await store.rows("session_list", {"node_id": node["id"], "status": "starting"}))[0]
     told = report(701, "session", session_id=last["id"], status="running")
@@ -107,7 +127,8 @@ async def test_of_no_run_a_node_has_so_many_lines_and_a_run_that_is_adopted_make
     assert await say(other, 1, ["heard"]) == ["heard"]
     await store.append_log_lines(None, "superlink.log", 0, 1, [{"text": "of a SuperLink", "source": "superlink"}])
     run = await store.adopt_run(project["id"], "77", "9", "app", None, {})
-    assert await say(node, 12, ["of a run"]) == ["of a SuperLink", "of a run"]
+    *adopted, newest = await say(node, 12, ["of a run"])  # both nodes' lines have new keys: whoever follows the run hears of them
+    assert (adopted[0], len(adopted), newest) == ("of a SuperLink", 1 + LINES + 1 + 1, "of a run")
     assert await say(node, 13, ["of no run"], "78") == ["of no run"]
     assert {row["run_id"] for row in await store.rows("log_list", {"run_id": run["id"], "node_id": node["id"]})} == {run["id"]}
 

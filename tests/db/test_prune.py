@@ -94,9 +94,11 @@ async def test_what_is_young_open_or_of_a_run_that_goes_on_stays(
 async def test_another_projects_rows_are_its_own(store: Store, project: Row, node: Row, run: Row, database_url: str) -> None:
     await live_a_while(store, project, node, run)
     other = await store.open_project("other", "Other", "coordinator", "Coordinator")
+    stray = {"source": "clientapp", "flower_run_id": "12", "lines": ["of a run that nobody adopted"]}
+    await store.accept_reports(node["id"], "stray", [{"seq": 1, "kind": "log", "at": None, "data": stray}])
     age(database_url)
     before = counts(database_url)
-    assert await store.prune(other["id"], 30) == 1  # a SuperLink's line says of no project whose it is
+    assert await store.prune(other["id"], 30) == 1  # a SuperLink's line says of no project whose it is; a node's does
     assert counts(database_url) == before | {"log_lines": before["log_lines"] - 1}
 
 

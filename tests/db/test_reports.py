@@ -208,7 +208,8 @@ async def test_forwarded_lines_belong_to_their_run_also_when_it_is_adopted_later
     run = await store.adopt_run(project["id"], "77", "9", "app", None, {})
     (later,) = (await store.accept_reports(node["id"], "spool", [line(2, "log", **log)]))["lines"]
     rows = await store.rows("log_list", {"run_id": run["id"]})
-    assert rows[0] == early | {"run_id": run["id"]}
+    assert rows[0] == early | {"run_id": run["id"], "key": rows[0]["key"]}
+    assert rows[0]["key"] > early["key"], "who follows the run after the last key misses none"
     assert later == {"run_id": run["id"], "at": rows[1]["at"], "level": "error", "text": "boom"}
     assert (rows[0]["level"], rows[0]["source"], rows[0]["node_name"], rows[0]["message_id"]) == (
         "error",

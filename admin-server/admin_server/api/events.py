@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-from control_plane.sse import event_stream
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from admin_server.api.documented import problems
-from admin_server.api.paging import encoded, follow, page
+from admin_server.api.paging import page, stream
 from admin_server.api.run_records import STREAM, Follow
 from admin_server.deps import Admin, After, LastEventId, Limit, ServerState, TheFeed, TheStore
 from admin_server.schemas import Page
@@ -31,7 +30,7 @@ async def events(
     where = {"project_id": state.project["id"], "name": name}
     if not follow_up:
         return await page(store, "event_list", where, after, limit)
-    return event_stream(follow(store, feed, "event_list", where, last_event_id or after or 0, "event", never), encode=encoded)
+    return await stream(store, feed, "event_list", where, last_event_id or after or 0, "event", never)
 
 
 async def never() -> bool:

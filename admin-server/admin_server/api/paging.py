@@ -6,7 +6,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from control_plane.sse import Event
+from control_plane.sse import Event, event_stream
+from starlette.responses import Response
 
 from admin_server.feed import ANY, Feed
 from admin_server.schemas import Page
@@ -31,6 +32,14 @@ def given(where: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in where.items() if value is not None}
 
 
+async def stream(
+    store: Store, feed: Feed, view: str, where: dict[str, Any], after: int, kind: str, ended: Callable[[], Awaitable[bool]]
+) -> Response:
+    """Answer with what `follow` gives. Raises what reading raises before anything is answered, as for a wrong filter."""
+    await store.rows(view, given(where), after, 1)
+    return event_stream(follow(store, feed, view, where, after, kind, ended), encode=encoded)
+
+
 async def follow(
     store: Store, feed: Feed, view: str, where: dict[str, Any], after: int, kind: str, ended: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[Event]:
@@ -41,9 +50,9 @@ async def follow(
                 is_last = await news.read("ended", ended)  # before the rows are read: what came before the end is then in them
                 is_full = True
                 while is_full:
-                    rows = await news.read(
-                        (view, repr(where), after), partial(store.rows, view, given(where), after, FOLLOW_PAGE)
-                    )
+                    read = partial(store.rows, view, given(where), after, FOLLOW_PAGE)
+                    # The last rows are read for this follower alone: shared ones may be older than the end is.
+                    rows = await (read() if is_last else news.read((view, repr(where), after), read))
                     for row in rows:
                         after = row["key"]
                         yield Event(kind, row, str(after))

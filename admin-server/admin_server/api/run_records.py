@@ -3,12 +3,11 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
-from control_plane.sse import event_stream
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from admin_server.api.documented import problems
-from admin_server.api.paging import encoded, follow, page
+from admin_server.api.paging import page, stream
 from admin_server.deps import Admin, After, LastEventId, Limit, TheFeed, TheRuns, TheStore
 from admin_server.errors import RunNotFound
 from admin_server.runs import Runs
@@ -96,7 +95,7 @@ async def events(
     if not follow_up:
         return await page(store, "event_list", where, after, limit)
     begin = last_event_id or after or 0
-    return event_stream(follow(store, feed, "event_list", where, begin, "event", ended(runs, where["run_id"])), encode=encoded)
+    return await stream(store, feed, "event_list", where, begin, "event", ended(runs, where["run_id"]))
 
 
 @router.get("/logs", response_model=Page, responses={**problems(RunNotFound), **STREAM})
@@ -120,7 +119,7 @@ async def logs(
     if not follow_up:
         return await page(store, "log_list", where, after, limit)
     begin = last_event_id or after or 0
-    return event_stream(follow(store, feed, "log_list", where, begin, "line", ended(runs, own_id)), encode=encoded)
+    return await stream(store, feed, "log_list", where, begin, "line", ended(runs, own_id))
 
 
 def ended(runs: Runs, run_id: str) -> Callable[[], Awaitable[bool]]:

@@ -21,7 +21,8 @@ select espalier.set_rights();
 drop policy read_own on public.run_causes;
 create policy read_as_admin on public.run_causes for select to authenticated using (run_id in (select espalier.my_admin_runs()));
 
--- Not nodes any more: each changes with every heartbeat, every 5 s, and Realtime would ask row security for each listener each
--- time. That a node comes or goes is an event, and events are followed.
-alter publication supabase_realtime drop table public.nodes;
+-- Not nodes and runs any more: the first change with every heartbeat, every 5 s, the others with each piece of a journal, up to four
+-- times a second, and Realtime would ask row security for each listener each time. What becomes of them is an event, and events
+-- are followed.
+alter publication supabase_realtime drop table public.nodes, public.federated_runs;
 alter publication supabase_realtime add table public.artifacts, public.models;
