@@ -121,16 +121,36 @@ class RoundClosed(Record):
     commit: Commit
 
 
+class Score(Strict):
+    """Why a model is the best so far. by: whose evaluation it is."""
+
+    metric: str
+    value: FiniteFloat
+    by: Literal["server", "clients"]
+
+
 class Artifact(Record):
     kind: Literal["artifact"]
     name: str
-    role: Literal["checkpoint", "final"]
+    role: Literal["checkpoint", "best", "final"]
     path: RelativePath
     sha256: Sha256
     size_bytes: Count
     format: str
     round: Count
     parents: list[Sha256]
+    score: Score | None = None
+
+
+class ArtifactRemoved(Record):
+    """Retention has let a model go: its file is gone, or goes at the next attempt."""
+
+    kind: Literal["artifact.removed"]
+    name: str
+    role: Literal["checkpoint", "best", "final"]
+    path: RelativePath
+    sha256: Sha256
+    round: Count
 
 
 class RunPaused(Record):
@@ -153,7 +173,8 @@ class RunClosed(Record):
 
 
 AnyRecord = Annotated[
-    RunOpened | RoundOpened | Update | RoundClosed | Artifact | RunPaused | RunResumed | RunClosed, Field(discriminator="kind")
+    RunOpened | RoundOpened | Update | RoundClosed | Artifact | ArtifactRemoved | RunPaused | RunResumed | RunClosed,
+    Field(discriminator="kind"),
 ]
 RECORD: TypeAdapter[AnyRecord] = TypeAdapter(AnyRecord)
 

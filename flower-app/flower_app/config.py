@@ -17,9 +17,16 @@ class ConfigError(ValueError):
     """A key of the run config or of a node's config has a value that cannot be used."""
 
 
-def key(default: ConfigValue, *, at_least: float | None = None, above: float | None = None, below: float | None = None) -> Any:
-    """Declare a key with its default and the range its value must lie in."""
-    return field(default=default, metadata={"at_least": at_least, "above": above, "below": below})
+def key(
+    default: ConfigValue,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """Declare a key with its default and the range its value must lie in, or the words that it may be."""
+    return field(default=default, metadata={"at_least": at_least, "above": above, "below": below, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,10 @@ class RunConfig:
     eval_share: float = key(0.2, at_least=0, below=1)
     server_eval_every: int = key(1, at_least=0)
     checkpoint_every: int = key(0, at_least=0)
+    keep_checkpoints: int = key(0, at_least=0)
+    milestones_every: int = key(0, at_least=0)
+    best_metric: str = key("accuracy")
+    best_mode: str = key("max", choices=("max", "min"))
     min_available: int = key(1, at_least=1)
     min_available_timeout_s: float = key(600, at_least=0)
     round_timeout_s: float = key(3600, above=0)
@@ -124,6 +135,8 @@ def _typed(name: str, value: ConfigValue, kind: type[T]) -> T:
 
 
 def _in_range(name: str, value: Any, limits: Mapping[str, Any]) -> None:
+    if limits["choices"] is not None and value not in limits["choices"]:
+        raise ConfigError(f"{name} needs to be one of {', '.join(limits['choices'])}, got {value!r}")
     if limits["at_least"] is not None and value < limits["at_least"]:
         raise ConfigError(f"{name} needs to be at least {limits['at_least']:g}, got {value!r}")
     if limits["above"] is not None and value <= limits["above"]:

@@ -19,7 +19,7 @@ from flower_app.clock import Clock
 from flower_app.commit import Commit
 from flower_app.config import RunConfig
 from flower_app.control import Control, ControlFile, StopAsked
-from flower_app.record import CHECKPOINT, COMPLETED, FINAL, STOPPED, RunRecord
+from flower_app.record import COMPLETED, STOPPED, RunRecord
 from flower_app.round import POLL_S, OpenRound, Sent, pulled
 from flower_app.selection import Presence, Select, select_all
 from flower_app.strategies import StrategyDriver
@@ -78,7 +78,7 @@ class RoundEngine:
         except StopAsked:
             status = STOPPED
         if self._last_round:
-            self._record.keep(FINAL, self._last_round, self._arrays)
+            self._record.keep_final(self._last_round, self._arrays)
         return status
 
     def _all_rounds(self) -> None:
@@ -89,11 +89,11 @@ class RoundEngine:
         self._arrays = commit.arrays if commit else self._workload.initial_arrays()
         self._record.opened(self._config, self._arrays, self._last_round)
         if self._last_round:
-            self._keep_checkpoint()  # a crash may have come between the round and its artifact
+            self._keep_models()  # a crash may have come between the round and its artifacts
             log(INFO, "going on after round %d", self._last_round)
         for number in range(self._last_round + 1, self._config.num_rounds + 1):
             self._one_round(number, self._wait_for_nodes(number))
-            self._keep_checkpoint()
+            self._keep_models()
 
     def _one_round(self, number: int, available: list[int]) -> None:
         started = self._clock.monotonic()
@@ -135,10 +135,8 @@ class RoundEngine:
             return {}
         return {name: float(value) for name, value in evaluate(arrays).items()}
 
-    def _keep_checkpoint(self) -> None:
-        every = self._config.checkpoint_every
-        if every and self._last_round % every == 0:
-            self._record.keep(CHECKPOINT, self._last_round, self._arrays)
+    def _keep_models(self) -> None:
+        self._record.keep_wanted(self._config, self._last_round, self._arrays)
 
     def _updated(self, update: Update) -> None:
         if "node_name" in update.facts:
