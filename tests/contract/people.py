@@ -40,10 +40,11 @@ def fill(url: str) -> World:
         connection.execute(member, [ADMIN, ids["p"], "admin", None])
         for user, project, node in ((A, "p", "a"), (B, "p", "b"), (STRANGER, "other", "x")):
             connection.execute(member, [user, ids[project], "participant", ids[node]])
-        connection.execute(
-            "insert into models (project_id, version, artifact_id, promoted_by, why)"
-            " select f.project_id, 1, f.id, 'admin', p.slug from artifacts f join projects p on p.id = f.project_id"
-        )
+        has_models = connection.execute("select to_regproc('public.add_model')").fetchone() != (None,)
+        promote = "select add_model(f.project_id, f.id, f.sha256, 'models/x', null, 'admin', p.slug)"
+        by_hand = "insert into models (project_id, version, artifact_id, promoted_by, why) select p.id, 1, f.id, 'admin', p.slug"
+        each_run = "from artifacts f join projects p on p.id = f.project_id"
+        connection.execute(f"{promote if has_models else by_hand} {each_run}".encode())
     return world
 
 
@@ -83,8 +84,12 @@ def _journal(sites: dict[str, str], attempt: str) -> list[dict[str, Any]]:
         loss = {"loss": int(attempt)}
         records.append({"kind": "update", "round": 1, "node_id": flower, "metrics": loss, "status": "failed", "cause": cause})
     commit = {"file": "f", "sha256": "f" * 64, "size_bytes": 1}
+    closed = {"kind": "round.closed", "metrics": {"loss": int(attempt)}, "seconds": 2, "commit": commit}
     records += [
-        {"kind": "round.closed", "round": 1, "counted": 0, "metrics": {"loss": int(attempt)}, "seconds": 2, "commit": commit},
+        {**closed, "round": 1, "counted": 0},
+        {"kind": "round.opened", "round": 2, "nodes": list(sites.values()), "needed": 1},
+        *({"kind": "update", "round": 2, "node_id": flower, "status": "counted"} for flower in sites.values()),
+        {**closed, "round": 2, "counted": len(sites)},
         {
             "kind": "artifact",
             "name": "m",

@@ -47,6 +47,8 @@ SEEN: dict[str, tuple[str, str, str, str]] = {
     ),
     "artifacts": ("uri", "of-77", "of-77", "of-88"),
     "models": ("why", "p", "p", "other"),
+    "model_sources": ("flower_node_id", "5, 6", "5", "7"),
+    "model_promotions": ("why", "p", "p", "other"),
     "events": ("coalesce(node_id, project_id)::text", "a, b, p", "a, p", "other, x"),
     "log_lines": ("text", "a printed, b printed, server of p", "a printed", "x printed"),
     "project_list": ("concat(slug, ' ', host)", "p host-p", "p ", "other "),
@@ -66,13 +68,15 @@ SEEN: dict[str, tuple[str, str, str, str]] = {
     "log_list": ("text", "a printed, b printed, server of p", "a printed", "x printed"),
     "artifact_list": ("uri", "of-77", "of-77", "of-88"),
     "model_list": ("why", "p", "p", "other"),
+    "model_source_list": ("node_name", "a, b", "a", "x"),
+    "promotion_list": ("why", "p", "p", "other"),
     "audit_list": ("action", "looked at p", "", ""),
     "invitation_list": ("label", "for a, for b", "", ""),
     "run_overview": ("concat(app, ' ', reason)", "app-p KeyError", "app-p KeyError", "app-other KeyError"),
     "round_table": ("concat(run_id, ' ', loss)", "run-p 77", "run-p 77", "run-other 88"),
     "node_overview": ("concat(external_id, ' ', failed)", "a 1, b 1, coordinator-p ", "a 1", "x 1"),
     "run_timeline": ("coalesce(node_name, run_id::text)", "a, b, run-p", "a, run-p", "run-other, x"),
-    "run_size": ("concat(run_id, ' ', updates, ' ', log_lines)", "run-p 2 3", "run-p 1 1", "run-other 1 1"),
+    "run_size": ("concat(run_id, ' ', updates, ' ', log_lines)", "run-p 4 3", "run-p 2 1", "run-other 2 1"),
 }
 # Where b does not see what a sees with the names changed: the run failed by a's cause.
 SEEN_BY_B = {
@@ -80,6 +84,7 @@ SEEN_BY_B = {
     "run_list": "app-p ",
     "run_overview": "app-p ",
     "node_updates": "6",
+    "model_sources": "6",
     "metrics": "clients 77, node6 77",
     "events": "b, p",
     "members": "user-b",
