@@ -261,13 +261,16 @@ class Store:
                 return pruned
 
     async def note_artifact(
-        self, artifact_id: str, sha256: str, state: str, uri: str | None = None, why: str | None = None
+        self, artifact_id: str, sha256: str, state: str, uri: str | None = None, error: str | None = None
     ) -> Row | None:
-        """Note how an artifact's copy in a store fares: storing, stored, not stored (why; warned of once) or gone.
+        """Note how an artifact's copy in a store fares: storing, stored, not stored (warned of once) or gone.
 
-        The artifact's row with events; None when the artifact has other bytes by now, or is no more.
+        error: a type, for all participants to read. The artifact's row with events; None when it has other bytes by now, or is
+        no more.
         """
-        return await self._maybe("note_artifact", artifact_id=artifact_id, sha256=sha256, state=state, uri=uri, why=storable(why))
+        return await self._maybe(
+            "note_artifact", artifact_id=artifact_id, sha256=sha256, state=state, uri=uri, error=storable(error)
+        )
 
     # models
 

@@ -96,9 +96,10 @@ begin
 end
 $$;
 
-create function public.note_artifact(p_artifact_id uuid, p_sha256 text, p_state text, p_uri text, p_why text) returns jsonb
+create function public.note_artifact(p_artifact_id uuid, p_sha256 text, p_state text, p_uri text, p_error text) returns jsonb
 language plpgsql set search_path = '' as $$
--- Note how an artifact's copy in a store fares: storing (at uri, from now on), stored, not stored (warned of once, why), gone.
+-- Note how an artifact's copy in a store fares: storing (at uri, from now on), stored, not stored (warned of once), gone.
+-- error: a type and no sentence, since every participant reads events and a sentence may name paths of this server.
 -- Null when the artifact has other bytes by now, or is forgotten: what is in the store then is not what its row says.
 declare
   v_artifact public.artifacts;
@@ -114,7 +115,7 @@ begin
     perform espalier.refuse('ES006', format('No copy of an artifact is %s.', p_state));
   elsif p_state = 'not stored' then
     perform espalier.emit(v_artifact.project_id, 'fl.client.warned', v_artifact.run_id, null, v_artifact.round,
-      jsonb_build_object('what', 'artifact.not_stored', 'artifact_id', v_artifact.id, 'name', v_artifact.name, 'why', p_why),
+      jsonb_build_object('what', 'artifact.not_stored', 'artifact_id', v_artifact.id, 'name', v_artifact.name, 'type', p_error),
       now(), null, v_artifact.id || ':' || p_sha256 || ':not stored');
   else
     update public.artifacts

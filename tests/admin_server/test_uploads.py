@@ -106,10 +106,10 @@ from db.store import Store
 dsn, project_id, home, bucket, url, moment = sys.argv[1:]
 
 class Dying(Store):
-    async def note_artifact(self, artifact_id, sha256, state, uri=None, why=None):
+    async def note_artifact(self, artifact_id, sha256, state, uri=None, error=None):
         if state == moment:
             os.kill(os.getpid(), signal.SIGKILL)
-        return await super().note_artifact(artifact_id, sha256, state, uri, why)
+        return await super().note_artifact(artifact_id, sha256, state, uri, error)
 
 async def main():
     door = PostgresDoor(dsn)
@@ -176,7 +176,7 @@ async def test_an_s3_that_is_away_is_warned_of_once_and_nothing_is_lost(
     await uploads.step()  # too early: nobody is asked again
     (warned,) = await warnings(store)
     assert (warned["what"], warned["name"]) == ("artifact.not_stored", "round_0002")
-    assert "S3 cannot be reached" in warned["why"]
+    assert warned["type"] == "EndpointConnectionError"
     assert len([line for line in caplog.messages if "the artifact store is away" in line]) == 1
     (row,) = await store.rows("run_list", {"id": run.id})
     assert (row["status"], row["warnings"]) == ("running", 1)
@@ -190,11 +190,13 @@ async def test_a_missing_file_is_warned_of_and_holds_up_no_other(store: Store, r
     good = await run.keep(b"good", "round_0001", "checkpoint")
     lost = await run.keep(b"lost", "round_0002", "checkpoint")
     (run.folder / lost["uri"]).unlink()
+    await uploads.step()
+    assert await warnings(store) == []  # its removal may be a line that is not read yet
     for _ in range(2):
         await uploads.step()
     assert [(await row_of(store, each))["to_do"] for each in (good, lost)] == [None, "store"]
     (warned,) = await warnings(store)
-    assert (warned["name"], "There is no file" in warned["why"]) == ("round_0002", True)
+    assert (warned["name"], warned["type"]) == ("round_0002", "ArtifactGone")
 
 
 async def test_bytes_that_changed_on_the_way_are_never_called_stored(
@@ -202,11 +204,13 @@ async def test_bytes_that_changed_on_the_way_are_never_called_stored(
 ) -> None:
     artifact = await run.keep(WEIGHTS)
     async with Damaging(s3, b"weights", b"WEIGHTS") as between:
-        await make(store, project_id, tmp_path, between.url).step()
+        uploads = make(store, project_id, tmp_path, between.url)
+        for _ in range(2):
+            await uploads.step()
     row = await row_of(store, artifact)
     assert (row["stored_at"], row["to_do"], s3.objects()) == (None, "store", [])
     (warned,) = await warnings(store)
-    assert "is not what was stored there" in warned["why"]
+    assert warned["type"] == "ArtifactDamaged"
     await make(store, project_id, tmp_path, s3.url).step()
     assert (await row_of(store, artifact))["to_do"] is None
 

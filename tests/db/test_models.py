@@ -185,11 +185,11 @@ async def test_other_bytes_under_the_same_name_have_no_copy_yet(store: Store, ru
 
 async def test_a_copy_that_fails_is_warned_of_once(store: Store, run: Row, artifact: Row) -> None:
     for _ in range(3):
-        await store.note_artifact(artifact["id"], artifact["sha256"], "not stored", why="the bucket is gone")
+        await store.note_artifact(artifact["id"], artifact["sha256"], "not stored", error="NoSuchBucket")
     (event,) = await store.rows("event_list", {"name": "fl.client.warned"})
     assert (event["run_id"], event["round"]) == (run["id"], 2)
     assert event["data"] == {
-        "what": "artifact.not_stored", "artifact_id": artifact["id"], "name": "final", "why": "the bucket is gone",
+        "what": "artifact.not_stored", "artifact_id": artifact["id"], "name": "final", "type": "NoSuchBucket",
     }  # fmt: skip
     assert (await store.rows("run_list"))[0]["status"] == "running"
 

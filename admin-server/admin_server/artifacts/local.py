@@ -11,12 +11,19 @@ from admin_server.artifacts.store import CHUNK_BYTES, Readable, Source
 from admin_server.errors import ArtifactGone, ArtifactStoreAway
 from admin_server.journal import inside
 
+PART = ".part-"
+
 
 class LocalStore:
     """Its addresses are paths relative to the home, so that a home can be moved."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
+
+    def sweep(self) -> None:
+        """Remove what a crash left half written. One server at a time works in a home, and this one has just begun."""
+        for part in self._home.glob(f"models/*/{PART}*"):
+            part.unlink(missing_ok=True)
 
     def uri_of(self, name: str) -> str:
         """Give the name itself."""
@@ -27,7 +34,7 @@ class LocalStore:
         path = self._path(uri)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as part:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=PART, delete=False) as part:
                 try:
                     shutil.copyfileobj(source, part, CHUNK_BYTES)
                     part.flush()

@@ -21,6 +21,7 @@ class Stores:
         self._root, self._endpoint_url = artifacts_url or "s3://", s3_endpoint_url
         self._s3: S3Store | None = None
         self._making = Lock()
+        self._local.sweep()
 
     def newest(self) -> ArtifactStore:
         """Give the store that takes new files: the bucket if there is one, else the disk."""

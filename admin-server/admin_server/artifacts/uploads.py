@@ -38,7 +38,7 @@ class Uploads:
         self._runs_dir = runs_dir
         self._not_before = 0.0
         self._pause_s = FIRST_PAUSE_S
-        self._hopeless: dict[tuple[str, str], float] = {}
+        self._not_again: dict[tuple[str, str], float] = {}
 
     async def step(self) -> object:
         """Do what is to be done, unless the bucket was away a moment ago; DONE where there is no bucket."""
@@ -50,7 +50,7 @@ class Uploads:
             async for artifact in self._each("remove"):
                 await self._remove(artifact)
             async for artifact in self._each("store"):
-                if self._hopeless.get(key(artifact), 0.0) <= time.monotonic():
+                if self._not_again.get(key(artifact), 0.0) <= time.monotonic():
                     await self._upload(artifact)
         except ArtifactStoreAway as away:
             log.warning("the artifact store is away, next try in %.0f s: %s", self._pause_s, away)
@@ -70,25 +70,32 @@ class Uploads:
             await asyncio.to_thread(lambda: keep_file(store, uri, path, artifact["sha256"], stopped))
         except ArtifactStoreAway as away:
             if self._pause_s == FIRST_PAUSE_S:
-                await self._note(artifact, "not stored", why=away.detail)
+                await self._note(artifact, "not stored", error=str(away.facts.get("code") or type(away).__name__))
             raise
         except (ArtifactGone, ArtifactDamaged) as failed:
-            log.warning("artifact %s of run %s is not stored: %s", artifact["name"], artifact["run_id"], failed)
-            self._hopeless[key(artifact)] = time.monotonic() + HOPELESS_S
-            await self._note(artifact, "not stored", why=failed.detail)
+            await self._give_up(artifact, failed)
             return
         finally:
             stopped.set()  # a thread cannot be cancelled, but what it reads can end
         self._pause_s = FIRST_PAUSE_S
         await self._note(artifact, "stored", uri)
 
+    async def _give_up(self, artifact: dict[str, Any], failed: ArtifactGone | ArtifactDamaged) -> None:
+        """Warn, if this is not the first time: the file may be removed or replaced by a line that is not read yet."""
+        if key(artifact) not in self._not_again:
+            self._not_again[key(artifact)] = 0.0
+            return
+        log.warning("artifact %s of run %s is not stored: %s", artifact["name"], artifact["run_id"], failed)
+        self._not_again[key(artifact)] = time.monotonic() + HOPELESS_S
+        await self._note(artifact, "not stored", error=type(failed).__name__)
+
     async def _remove(self, artifact: dict[str, Any]) -> None:
         uri = artifact["stored_uri"]
         await asyncio.to_thread(lambda: self._stores.of(uri).remove(uri))
         await self._note(artifact, "gone")
 
-    async def _note(self, artifact: dict[str, Any], state: str, uri: str | None = None, why: str | None = None) -> Any:
-        return await self._store.note_artifact(artifact["id"], artifact["sha256"], state, uri, why)
+    async def _note(self, artifact: dict[str, Any], state: str, uri: str | None = None, error: str | None = None) -> Any:
+        return await self._store.note_artifact(artifact["id"], artifact["sha256"], state, uri, error)
 
     async def _path(self, artifact: dict[str, Any]) -> Path:
         (run,) = await self._store.rows("run_list", {"id": artifact["run_id"]}, limit=1)
