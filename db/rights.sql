@@ -11,15 +11,16 @@ language sql immutable set search_path = '' as $$
     ('invitations', 'table', true, false), ('report_spools', 'table', false, false), ('audit_log', 'table', true, false),
     ('federated_runs', 'table', true, false), ('run_causes', 'table', true, false), ('run_attempts', 'table', true, true),
     ('rounds', 'table', true, true), ('node_updates', 'table', true, false), ('metrics', 'table', true, false),
-    ('artifacts', 'table', true, true), ('models', 'table', true, true), ('events', 'table', true, true),
+    ('artifacts', 'table', true, true), ('models', 'table', true, true), ('model_sources', 'table', true, false),
+    ('model_promotions', 'table', true, true), ('events', 'table', true, true),
     ('log_lines', 'table', true, false), ('log_tails', 'table', false, false),
     ('project_list', 'view', true, false), ('node_list', 'view', true, false), ('session_list', 'view', true, false),
     ('run_list', 'view', true, false), ('attempt_list', 'view', true, false), ('round_list', 'view', true, false),
     ('update_list', 'view', true, false), ('metric_list', 'view', true, false), ('event_list', 'view', true, false),
     ('log_list', 'view', true, false), ('artifact_list', 'view', true, false), ('model_list', 'view', true, false),
-    ('audit_list', 'view', true, false), ('invitation_list', 'view', true, false), ('run_overview', 'view', true, false),
-    ('round_table', 'view', true, false), ('node_overview', 'view', true, false), ('run_timeline', 'view', true, false),
-    ('run_size', 'view', true, false)
+    ('model_source_list', 'view', true, false), ('promotion_list', 'view', true, false), ('audit_list', 'view', true, false),
+    ('invitation_list', 'view', true, false), ('run_overview', 'view', true, false), ('round_table', 'view', true, false),
+    ('node_overview', 'view', true, false), ('run_timeline', 'view', true, false), ('run_size', 'view', true, false)
 $$;
 
 create function espalier.functions() returns setof regprocedure
@@ -30,7 +31,8 @@ language sql stable set search_path = '' as $$
     'schema_version', 'open_project', 'hold_lease', 'release_lease', 'add_token', 'find_token', 'revoke_tokens', 'audit',
     'create_invitation', 'check_invitation', 'redeem_invitation', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
     'begin_run', 'begin_attempt', 'adopt_run', 'move_run', 'note_attempt', 'apply_journal', 'forget_projection',
-    'append_log_lines', 'tail_offset', 'prune', 'accept_reports'))
+    'append_log_lines', 'tail_offset', 'prune', 'accept_reports',
+    'add_model', 'promote_model', 'note_artifact'))
 $$;
 
 create function espalier.set_rights() returns void

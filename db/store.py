@@ -263,6 +263,42 @@ class Store:
             if gone < PRUNE_BATCH:
                 return pruned
 
+    async def note_artifact(
+        self, artifact_id: str, sha256: str, state: str, uri: str | None = None, error: str | None = None
+    ) -> Row | None:
+        """Note how an artifact's copy in a store fares: storing, stored, not stored (warned of once) or gone.
+
+        error: a type, for all participants to read. The artifact's row with events; None when it has other bytes by now, or is
+        no more.
+        """
+        return await self._maybe(
+            "note_artifact", artifact_id=artifact_id, sha256=sha256, state=state, uri=uri, error=storable(error)
+        )
+
+    # models
+
+    async def add_model(
+        self, project_id: str, artifact_id: str, sha256: str, uri: str, by: str, why: str, parent_version: int | None = None
+    ) -> Row:
+        """Make the project's next version of an artifact whose bytes, with this sha256, lie at uri; it is the latest from now on.
+
+        parent_version: which the artifact's run started from. Raises NoSuchRow; Stale when the artifact has other bytes by now.
+        """
+        return await self._row(
+            "add_model",
+            project_id=project_id,
+            artifact_id=artifact_id,
+            sha256=sha256,
+            uri=uri,
+            parent_version=parent_version,
+            by=storable(by),
+            why=storable(why),
+        )
+
+    async def promote_model(self, project_id: str, version: int, by: str, why: str) -> Row:
+        """Make a version the latest again. Raises NoSuchRow."""
+        return await self._row("promote_model", project_id=project_id, version=version, by=storable(by), why=storable(why))
+
     async def audit(
         self, project_id: str, actor: str, action: str, subject: str | None = None, facts: Record | None = None
     ) -> Row:

@@ -13,8 +13,10 @@ from control_plane import problems
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from admin_server.api import apps, events, health, nodes, projects, reports, run_records, runs, superlink
+from admin_server.api import apps, events, health, models, nodes, projects, reports, run_records, runs, superlink
 from admin_server.apps import Apps
+from admin_server.artifacts.stores import Stores
+from admin_server.artifacts.uploads import Uploads
 from admin_server.audit import TELL_S, Audit
 from admin_server.authentication import Authentication
 from admin_server.background import Background
@@ -25,6 +27,7 @@ from admin_server.feed import Feed
 from admin_server.invitations import Invitations
 from admin_server.lease import RENEW_S, Lease, server_id
 from admin_server.lost_nodes import LostNodes
+from admin_server.models import Models
 from admin_server.nodes import Nodes
 from admin_server.refusals import install
 from admin_server.reports import Intake
@@ -37,7 +40,7 @@ from admin_server.wanted import Wanted
 from admin_server.watch.run_watch import Surroundings
 from admin_server.watch.watches import Watches
 
-ROUTERS = (health, superlink, runs, run_records, nodes, reports, projects, events, apps)
+ROUTERS = (health, superlink, runs, run_records, nodes, reports, projects, models, events, apps)
 
 
 class Lifespan(TypedDict):
@@ -87,8 +90,10 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
         fabs = Apps(settings.apps_dir, home / "apps")
         started = Runs(store, project["id"], fabs, link, watches, home / "runs")
         members = Nodes(database, project, link, lost_nodes, wanted)
+        stores = Stores(home, settings.artifacts_url, settings.s3_endpoint_url)
+        uploads = Uploads(store, project["id"], stores, home / "runs")
         prune = partial(store.prune, project["id"], settings.log_retention_days)
-        duties = Duties(link, started, watches, members, prune, held)
+        duties = Duties(link, started, watches, members, prune, uploads, held)
         lease = Lease(store, project["id"], server_id(home), duties.begin, duties.end)
         for end in (lease.release, always.end, held.end, duties.give_up):  # the last one is done first
             ends.push_async_callback(end)
@@ -108,6 +113,7 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
             audit=audit,
             runs=started,
             nodes=members,
+            models=Models(store, project, stores, home),
             invitations=Invitations(store, project["id"], settings),
             intake=Intake(store, home / "runs", lost_nodes),
             wanted=wanted,

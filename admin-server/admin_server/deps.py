@@ -12,6 +12,7 @@ from admin_server.audit import Audit
 from admin_server.errors import OtherNode, ReadOnly
 from admin_server.feed import Feed
 from admin_server.invitations import Invitations
+from admin_server.models import Models
 from admin_server.nodes import Nodes
 from admin_server.reports import Intake
 from admin_server.runs import Runs
@@ -117,6 +118,10 @@ def _intake(state: ServerState) -> Intake:
     return state.intake
 
 
+def _models(state: ServerState) -> Models:
+    return state.models
+
+
 def _wanted(state: ServerState) -> Wanted:
     return state.wanted
 
@@ -130,6 +135,7 @@ TheRuns = Annotated[Runs, Depends(_runs)]
 TheNodes = Annotated[Nodes, Depends(_nodes)]
 TheInvitations = Annotated[Invitations, Depends(_invitations)]
 TheIntake = Annotated[Intake, Depends(_intake)]
+TheModels = Annotated[Models, Depends(_models)]
 TheWanted = Annotated[Wanted, Depends(_wanted)]
 
 After = Annotated[int | None, Query(description="The `next` of the page before; without it the first page.")]

@@ -1,5 +1,7 @@
-"""What only the holder of the lease does: keep the SuperLink, watch runs and nodes, prune old rows."""
+"""What only the holder of the lease does: keep the SuperLink, watch runs and nodes, prune old rows, copy artifacts."""
 
+from admin_server.artifacts.uploads import LOOK_S as UPLOAD_S
+from admin_server.artifacts.uploads import Uploads
 from admin_server.background import Background, Step
 from admin_server.nodes import LOOK_S, OFFLINE_LOOK_S, Nodes
 from admin_server.runs import Runs
@@ -13,7 +15,14 @@ class Duties:
     """Begun when the lease is gained, ended when it is lost or the server stops."""
 
     def __init__(
-        self, superlink: Superlink, runs: Runs, watches: Watches, nodes: Nodes, prune: Step, background: Background
+        self,
+        superlink: Superlink,
+        runs: Runs,
+        watches: Watches,
+        nodes: Nodes,
+        prune: Step,
+        uploads: Uploads,
+        background: Background,
     ) -> None:
         self._superlink = superlink
         self._runs = runs
@@ -21,6 +30,7 @@ class Duties:
         self._watches = watches
         self._nodes = nodes
         self._prune = prune
+        self._uploads = uploads
         self._background = background
 
     async def begin(self) -> None:
@@ -31,6 +41,7 @@ class Duties:
         self._background.repeat("marking of lost nodes", self._nodes.mark_lost, LOOK_S)
         self._background.repeat("look at the SuperLink's nodes", self._nodes.look_at_superlink, OFFLINE_LOOK_S)
         self._background.repeat("pruning", self._prune, PRUNE_S)
+        self._background.repeat("copies of artifacts", self._uploads.step, UPLOAD_S)
 
     async def end(self) -> None:
         """Stop watching, since another server does it from now on; processes go on."""

@@ -1,18 +1,30 @@
 """What this server refuses, each with its own anchor in docs/troubleshooting.md.
 
 Conflict 409          SuperlinkNotRunning, SuperlinkUnreachable, SuperlinkActive, ActiveRun, NoActiveRun, RunChanged,
-                      RunEnded, RunNotSteerable, NodeEnrolled, InvitationUsed
+                      RunEnded, RunNotSteerable, NodeEnrolled, InvitationUsed, ArtifactDamaged
 Invalid 422           AppInvalid, RunConfigInvalid, ArgumentRefused, FederationUnknown, AddressInvalid,
                       CertificatesInvalid, PublicKeyInvalid
-NotFound 404          AppNotFound, RunNotFound, NodeNotFound, ProjectNotFound
+NotFound 404          AppNotFound, RunNotFound, NodeNotFound, ProjectNotFound, ArtifactNotFound, ModelNotFound
 Unauthorized 401      InvitationUnknown
 Forbidden 403         OtherNode
-Gone 410              InvitationExpired
+Gone 410              InvitationExpired, ArtifactGone
+RangeUnsatisfiable 416
 BadGateway 502        FlowerRefused
-Unavailable 503       DatabaseAway, DatabaseFull, DatabaseReadOnly, SchemaUnfit, DatabaseKeyRefused, ReadOnly, RunsUnwritable
+Unavailable 503       DatabaseAway, DatabaseFull, DatabaseReadOnly, SchemaUnfit, DatabaseKeyRefused, ReadOnly, RunsUnwritable,
+                      ArtifactStoreAway
 """
 
-from control_plane.errors import BadGateway, Conflict, Forbidden, Gone, Invalid, NotFound, Unauthorized, Unavailable
+from control_plane.errors import (
+    BadGateway,
+    Conflict,
+    EspalierError,
+    Forbidden,
+    Gone,
+    Invalid,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+)
 
 
 class SuperlinkNotRunning(Conflict):
@@ -181,6 +193,49 @@ class ProjectNotFound(NotFound):
 
     title = "Project not found"
     slug = "project-not-found"
+
+
+class ArtifactNotFound(NotFound):
+    """There is no such artifact, or the run has kept none of that role."""
+
+    title = "Artifact not found"
+    slug = "artifact-not-found"
+
+
+class ModelNotFound(NotFound):
+    """There is no model of this version; or none was promoted yet, so that there is no latest one."""
+
+    title = "Model not found"
+    slug = "model-not-found"
+
+
+class ArtifactGone(Gone):
+    """The bytes are no more: retention removed them, or somebody did."""
+
+    title = "Artifact gone"
+    slug = "artifact-gone"
+
+
+class ArtifactDamaged(Conflict):
+    """The bytes that are stored are not those that were recorded: their sha256 differs."""
+
+    title = "Artifact damaged"
+    slug = "artifact-damaged"
+
+
+class RangeUnsatisfiable(EspalierError):
+    """The range begins behind the end of the model."""
+
+    status = 416
+    title = "Range not satisfiable"
+    slug = "range-unsatisfiable"
+
+
+class ArtifactStoreAway(Unavailable):
+    """The artifact store cannot be reached, or does not take what it is given; code is its own."""
+
+    title = "Artifact store away"
+    slug = "artifact-store-away"
 
 
 class FlowerRefused(BadGateway):

@@ -143,16 +143,36 @@ class RoundScored(Record):
     metrics: Metrics
 
 
+class Score(Strict):
+    """Why a model is the best so far. by: whose evaluation it is."""
+
+    metric: str
+    value: FiniteFloat
+    by: Literal["server", "clients"]
+
+
 class Artifact(Record):
     kind: Literal["artifact"]
     name: str
-    role: Literal["checkpoint", "final"]
+    role: Literal["checkpoint", "best", "final"]
     path: RelativePath
     sha256: Sha256
     size_bytes: Count
     format: str
     round: Count
     parents: list[Sha256]
+    score: Score | None = None
+
+
+class ArtifactRemoved(Record):
+    """Retention has let a model go: its file is gone, or goes at the next attempt."""
+
+    kind: Literal["artifact.removed"]
+    name: str
+    role: Literal["checkpoint", "best", "final"]
+    path: RelativePath
+    sha256: Sha256
+    round: Count
 
 
 class RunPaused(Record):
@@ -176,7 +196,17 @@ class RunClosed(Record):
 
 
 AnyRecord = Annotated[
-    RunOpened | RoundWaiting | RoundOpened | Update | RoundClosed | RoundScored | Artifact | RunPaused | RunResumed | RunClosed,
+    RunOpened
+    | RoundWaiting
+    | RoundOpened
+    | Update
+    | RoundClosed
+    | RoundScored
+    | Artifact
+    | ArtifactRemoved
+    | RunPaused
+    | RunResumed
+    | RunClosed,
     Field(discriminator="kind"),
 ]
 RECORD: TypeAdapter[AnyRecord] = TypeAdapter(AnyRecord)

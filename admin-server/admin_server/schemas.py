@@ -1,12 +1,18 @@
 """The bodies of the REST API. What is not declared here is refused."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 FlowerId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]
+Why = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
+    Field(description="In a sentence, for those who ask later."),
+]
 Row = dict[str, Any]
 
 
@@ -158,6 +164,27 @@ class RunStart(Body):
 
 class RunStop(Body):
     run_id: str | None = Field(default=None, max_length=36, description="Any id of a run; without it the active one.")
+
+
+class ModelPromotion(Body):
+    artifact_id: UUID | None = Field(default=None, description="Which artifact; or a run_id.")
+    run_id: str | None = Field(
+        default=None, max_length=36, description="Any id of a run, of which the newest model of the role is taken."
+    )
+    role: Literal["final", "best"] = Field(default="final", description="With run_id.")
+    why: Why
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.artifact_id is None) == (self.run_id is None):
+            raise ValueError("give artifact_id or run_id, one of them")
+        if self.run_id is None and "role" in self.model_fields_set:
+            raise ValueError("role goes with run_id: an artifact_id says it all")
+        return self
+
+
+class Promotion(Body):
+    why: Why
 
 
 class RunAccepted(BaseModel):

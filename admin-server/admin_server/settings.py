@@ -1,6 +1,7 @@
 """What the admin server can be told by its environment, which nothing else here reads."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -40,6 +41,8 @@ class Settings(ServerSettings):
     project_name: str = Field("Federated Project", min_length=1, max_length=200, description="Its name, for people.")
     coordinator_node_id: str = Field("coordinator", min_length=1, max_length=200, description="External id of its node.")
     coordinator_node_name: str = Field("Coordinator", min_length=1, max_length=200, description="Its name, for people.")
+    artifacts_url: str | None = Field(None, description="s3://BUCKET/PREFIX for models and copies of artifacts.")
+    s3_endpoint_url: str | None = Field(None, description="Address of the S3 server, where it is not AWS.")
     log_retention_days: float = Field(30, gt=0, description="Rows that are not kept for ever go after this.")
 
     @field_validator("apps_dir")
@@ -93,6 +96,22 @@ class Settings(ServerSettings):
         reason = why_not(value.get_secret_value()) if value is not None else None
         if reason is not None:
             raise ValueError(reason)
+        return value
+
+    @field_validator("artifacts_url")
+    @classmethod
+    def _bucket(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w!.*'()-]+)*/?", value, re.ASCII):
+            raise ValueError("must be s3://BUCKET or s3://BUCKET/PREFIX")
+        if value is not None and find_spec("boto3") is None:
+            raise ValueError("needs boto3, which is not installed: pip install 'espalier[s3]'")
+        return value
+
+    @field_validator("s3_endpoint_url")
+    @classmethod
+    def _url_of_s3(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/@?#]+/?", value):
+            raise ValueError("must be https://HOST or http://HOST:PORT; credentials are boto3's own")
         return value
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from admin_server.database import Database
 from admin_server.feed import Feed
 from admin_server.invitations import Invitations
 from admin_server.lease import Lease
+from admin_server.models import Models
 from admin_server.nodes import Nodes
 from admin_server.reports import Intake
 from admin_server.runs import Runs
@@ -32,6 +33,7 @@ class State:
     audit: Audit
     runs: Runs
     nodes: Nodes
+    models: Models
     invitations: Invitations
     intake: Intake
     wanted: Wanted

@@ -164,12 +164,24 @@ $$;
 
 create function espalier.apply_artifact(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
 language sql set search_path = '' as $$
-  insert into public.artifacts (id, project_id, run_id, name, role, uri, sha256, size_bytes, format, round, parents, created_at)
+  -- Other bytes under the same name have no copy yet, wherever the copy of the earlier ones is.
+  insert into public.artifacts as f (id, project_id, run_id, name, role, uri, sha256, size_bytes, format, round, parents, score, created_at)
   values (md5(p_run.id || ':' || (r ->> 'path'))::uuid, p_run.project_id, p_run.id, r ->> 'name', r ->> 'role', r ->> 'path', r ->> 'sha256',
-    (r ->> 'size_bytes')::bigint, r ->> 'format', (r ->> 'round')::integer, coalesce(r -> 'parents', '[]'), p_at)
+    (r ->> 'size_bytes')::bigint, r ->> 'format', (r ->> 'round')::integer, coalesce(r -> 'parents', '[]'), nullif(r -> 'score', 'null'), p_at)
   on conflict (run_id, uri) do update
     set name = excluded.name, role = excluded.role, sha256 = excluded.sha256, size_bytes = excluded.size_bytes,
-        format = excluded.format, round = excluded.round, parents = excluded.parents, created_at = excluded.created_at
+        format = excluded.format, round = excluded.round, parents = excluded.parents, score = excluded.score,
+        created_at = excluded.created_at, removed_at = null, stored_at = case when f.sha256 = excluded.sha256 then f.stored_at end
+$$;
+
+create function espalier.apply_artifact_removed(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
+language plpgsql set search_path = '' as $$
+begin
+  update public.artifacts set removed_at = p_at where run_id = p_run.id and uri = r ->> 'path' and sha256 = r ->> 'sha256';
+  if not found then
+    perform espalier.refuse('ES006', format('No artifact of this run is %s with this sha256.', r ->> 'path'));
+  end if;
+end
 $$;
 
 create function espalier.apply_pause(p_run public.federated_runs, r jsonb, p_at timestamptz) returns void
@@ -226,6 +238,7 @@ begin
     when 'round.closed' then perform espalier.apply_round_closed(p_run, r, v_at);
     when 'round.scored' then perform espalier.apply_round_scored(p_run, r, v_at);
     when 'artifact' then perform espalier.apply_artifact(p_run, r, v_at);
+    when 'artifact.removed' then perform espalier.apply_artifact_removed(p_run, r, v_at);
     when 'run.paused' then perform espalier.apply_pause(p_run, r, v_at);
     when 'run.resumed' then perform espalier.apply_pause(p_run, r, v_at);
     when 'run.closed' then perform espalier.apply_run_closed(p_run, r, v_at);

@@ -175,6 +175,7 @@ begin
     when 'round.closed' then perform espalier.apply_round_closed(p_run, r, v_at);
     when 'round.scored' then perform espalier.apply_round_scored(p_run, r, v_at);
     when 'artifact' then perform espalier.apply_artifact(p_run, r, v_at);
+    when 'artifact.removed' then perform espalier.apply_artifact_removed(p_run, r, v_at);
     when 'run.paused' then perform espalier.apply_pause(p_run, r, v_at);
     when 'run.resumed' then perform espalier.apply_pause(p_run, r, v_at);
     when 'run.closed' then perform espalier.apply_run_closed(p_run, r, v_at);

@@ -167,24 +167,20 @@ create table public.artifacts (
   round integer,
   parents jsonb not null default '[]' constraint artifacts_parents_is_array check (jsonb_typeof(parents) = 'array'),
   created_at timestamptz not null,
+  score jsonb constraint artifacts_score_is_object check (jsonb_typeof(score) = 'object'),
+  removed_at timestamptz,
+  stored_uri text,
+  stored_at timestamptz,
+  to_do text generated always as (case
+    when removed_at is null and stored_at is null then 'store' when removed_at is not null and stored_uri is not null then 'remove' end) stored,
   unique (run_id, uri)
 );
 create index artifacts_project_id on public.artifacts (project_id, (-key));
 create index artifacts_sha256 on public.artifacts (sha256);
+create index artifacts_to_do on public.artifacts (project_id, (-key)) where to_do is not null;
 comment on table public.artifacts is 'Files a run kept. id follows from run and uri, so that a replay gives the same one; parents are sha256.';
+comment on column public.artifacts.score is 'Of role best: {metric, value, by}; by is server or clients.';
+comment on column public.artifacts.removed_at is 'When the run''s retention let it go.';
+comment on column public.artifacts.stored_uri is 'Where its copy in an artifact store is, or may be as long as stored_at is null; written before the upload begins.';
+comment on column public.artifacts.to_do is 'What a server with an artifact store has to do about the copy: store or remove it.';
 alter table public.artifacts enable row level security;
-
-create table public.models (
-  id uuid primary key default gen_random_uuid(),
-  key bigint generated always as identity unique,
-  project_id uuid not null references public.projects on delete cascade,
-  version integer not null,
-  artifact_id uuid not null references public.artifacts,
-  promoted_at timestamptz not null default now(),
-  promoted_by text not null,
-  why text,
-  unique (project_id, version)
-);
-create index models_artifact_id on public.models (artifact_id);
-comment on table public.models is 'Artifacts that somebody declared a version of the project''s model.';
-alter table public.models enable row level security;

@@ -71,12 +71,26 @@ select l.key, coalesce(r.project_id, n.project_id) as project_id, l.run_id, l.no
 from public.log_lines l left join public.federated_runs r on r.id = l.run_id left join public.nodes n on n.id = l.node_id;
 
 create view public.artifact_list with (security_invoker = true) as
-select -f.key as key, f.id, f.project_id, f.run_id, f.name, f.role, f.uri, f.sha256, f.size_bytes, f.format, f.round, f.parents, f.created_at
+select -f.key as key, f.id, f.project_id, f.run_id, f.name, f.role, f.uri, f.sha256, f.size_bytes, f.format, f.round, f.parents, f.created_at,
+  f.score, f.removed_at, f.stored_uri, f.stored_at, f.to_do
 from public.artifacts f;
 
 create view public.model_list with (security_invoker = true) as
-select -m.key as key, m.id, m.project_id, m.version, m.artifact_id, f.run_id, f.name, f.uri, f.sha256, m.promoted_at, m.promoted_by, m.why
-from public.models m join public.artifacts f on f.id = m.artifact_id;
+select -m.key as key, m.id, m.project_id, m.version, m.artifact_id, m.run_id, m.facts ->> 'name' as name, m.uri, m.sha256, m.promoted_at,
+  m.promoted_by, m.why, m.size_bytes, m.attempt, m.round, m.parent_version, m.facts, coalesce(p.model_id = m.id, false) as is_latest
+from public.models m
+left join lateral (
+  select p.model_id from public.model_promotions p where p.project_id = m.project_id order by -p.key limit 1
+) p on true;
+
+create view public.model_source_list with (security_invoker = true) as
+select s.key, s.project_id, s.model_id, m.version, s.node_id, n.display_name as node_name, s.flower_node_id, s.updates, s.first_round,
+  s.last_round, s.num_examples, s.round_examples, s.datasets
+from public.model_sources s join public.models m on m.id = s.model_id left join public.nodes n on n.id = s.node_id;
+
+create view public.promotion_list with (security_invoker = true) as
+select -p.key as key, p.project_id, p.model_id, m.version, p.from_version, p.promoted_at, p.promoted_by, p.why
+from public.model_promotions p join public.models m on m.id = p.model_id;
 
 create view public.audit_list with (security_invoker = true) as
 select -g.key as key, g.project_id, g.at, g.actor, g.action, g.subject, g.facts from public.audit_log g;

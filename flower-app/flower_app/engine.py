@@ -25,7 +25,7 @@ from flower_app.evaluation import Evaluation
 from flower_app.gate import Gate
 from flower_app.late import LateMessages
 from flower_app.limits import RunClock, see_that_updates_fit
-from flower_app.record import CHECKPOINT, COMPLETED, FINAL, STOPPED, RunRecord
+from flower_app.record import COMPLETED, STOPPED, RunRecord
 from flower_app.replies import Asked, read_score, read_update
 from flower_app.round import POLL_S, Around, OpenRound
 from flower_app.selection import Presence, Select, select_all
@@ -105,11 +105,11 @@ class RoundEngine:
         self._arrays = commit.arrays if commit else self._workload.initial_arrays()
         self._record.opened(self._config, self._arrays, self._last_round)
         if self._last_round:
-            self._keep_checkpoint()  # a crash may have come between the round and its artifact
+            self._keep_models()  # a crash may have come between the round and its artifacts
             log(INFO, "going on after round %d", self._last_round)
         for number in range(self._last_round + 1, self._config.num_rounds + 1):
             closed = self._round(number)
-            self._keep_checkpoint()
+            self._keep_models()
             scores = self._scored_by_sites(number)
             self.ended_early = self._evaluation.good_enough(closed.server_metrics, {**closed.metrics, **scores})
             if self.ended_early:
@@ -186,12 +186,10 @@ class RoundEngine:
 
     def _keep_final(self) -> None:
         if self._last_round:
-            self._record.keep(FINAL, self._last_round, self._arrays)
+            self._record.keep_final(self._last_round, self._arrays)
 
-    def _keep_checkpoint(self) -> None:
-        every = self._config.checkpoint_every
-        if every and self._last_round % every == 0:
-            self._record.keep(CHECKPOINT, self._last_round, self._arrays)
+    def _keep_models(self) -> None:
+        self._record.keep_wanted(self._config, self._last_round, self._arrays)
 
     def _updated(self, update: Update) -> None:
         if "node_name" in update.facts:

@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from logging import WARNING
 from pathlib import Path
 from typing import Protocol
 
+from flwr.common.logger import log
+
 from flower_app.causes import Cause
 from flower_app.clock import Clock
-from flower_app.commit import Commit, CommitFolder
+from flower_app.commit import Commit, CommitDamaged, CommitFolder
 from flower_app.config import RunConfig
 from flower_app.journal import Journal
+from flower_app.keeping import BEST, CHECKPOINT, FINAL, KeptModels, Score, Wants, score_of
 from flower_app.reports import Reports
 from flower_app.run_directory import RunDirectory
-from flower_app.tensor_file import write_tensors
 from flower_app.updates import ClosedRound, Update
 from flower_app.workloads.interface import Arrays, Metrics
 
 COMPLETED, FAILED, STOPPED = "completed", "failed", "stopped"
-CHECKPOINT, FINAL = "checkpoint", "final"
 
 
 class RunMismatch(RuntimeError):
@@ -45,7 +47,9 @@ class RunRecord(Protocol):
 
     def scored(self, number: int, asked: int, counted: int, metrics: Metrics) -> None: ...
 
-    def keep(self, role: str, number: int, arrays: Arrays) -> None: ...
+    def keep_wanted(self, config: RunConfig, number: int, arrays: Arrays) -> None: ...
+
+    def keep_final(self, number: int, arrays: Arrays) -> None: ...
 
     def paused(self, after_round: int) -> None: ...
 
@@ -66,8 +70,9 @@ class RecordedRun:
         self._past = self._journal.past
         self._commits = CommitFolder(self._directory.commits)
         self._reports = Reports(self._directory, self._past)
-        self._committed = {each["round"]: each["commit"] for each in self._past if each["kind"] == "round.closed"}
-        self._kept = {(each["role"], each["round"]) for each in self._past if each["kind"] == "artifact"}
+        self._closed = {each["round"]: each for each in self._past if each["kind"] == "round.closed"}
+        self._committed = {number: each["commit"] for number, each in self._closed.items()}
+        self._models = KeptModels(self._directory, self._journal, self._past)
 
     def node_names(self) -> dict[int, str]:
         """Give the names that nodes told earlier attempts."""
@@ -137,7 +142,7 @@ class RecordedRun:
             "size_bytes": written.size_bytes,
         }
         record = self._journal.append("round.closed", {**closed.record(), "commit": proof}, durable=True)
-        self._committed[closed.round] = proof
+        self._closed[closed.round], self._committed[closed.round] = record, proof
         self._commits.forget_before(closed.round)
         self._reports.closed(record)
 
@@ -145,27 +150,29 @@ class RecordedRun:
         """Say what sites scored the model of a committed round."""
         self._journal.append("round.scored", {"round": number, "expected": asked, "counted": counted, "metrics": metrics})
 
-    def keep(self, role: str, number: int, arrays: Arrays) -> None:
-        """Keep the model of a committed round as an artifact; what an earlier attempt kept is not kept twice."""
-        if (role, number) in self._kept:
+    def keep_wanted(self, config: RunConfig, number: int, arrays: Arrays) -> None:
+        """Keep of a committed round what the config wants kept, then remove what it wants no longer; twice does no more."""
+        wants = Wants.of(config)
+        if wants.is_checkpoint(number):
+            self._models.keep(CHECKPOINT, number, arrays, self._committed[number]["sha256"])
+        score = score_of(self._closed[number], wants.best_metric)
+        if score is not None and wants.is_better(score, self._models.best_score()):
+            self._keep_best(score, arrays if score.round == number else None)
+        self._models.let_go(wants)
+
+    def keep_final(self, number: int, arrays: Arrays) -> None:
+        """Keep the model after the last round, whatever the config wants."""
+        self._models.keep(FINAL, number, arrays, self._committed[number]["sha256"])
+
+    def _keep_best(self, score: Score, arrays: Arrays | None) -> None:
+        """Keep the model that was scored. arrays: None for the round before the last, whose commit has it."""
+        commit = self._committed[score.round]
+        try:
+            best = self._commits.read(score.round, commit).arrays if arrays is None else arrays
+        except CommitDamaged as damaged:  # the run can go on without it
+            log(WARNING, "the best model so far is not kept: %s", damaged)
             return
-        name = FINAL if role == FINAL else f"round_{number:04}"
-        written = write_tensors(self._directory.models / f"{name}.safetensors", arrays, {"round": str(number)})
-        self._journal.append(
-            "artifact",
-            {
-                "name": name,
-                "role": role,
-                "path": written.path.relative_to(self._directory.root).as_posix(),
-                "sha256": written.sha256,
-                "size_bytes": written.size_bytes,
-                "format": "safetensors",
-                "round": number,
-                "parents": [self._committed[number]["sha256"]],
-            },
-            durable=True,
-        )
-        self._kept.add((role, number))
+        self._models.keep(BEST, score.round, best, commit["sha256"], score)
 
     def paused(self, after_round: int) -> None:
         """Say that the run holds before its next round."""
@@ -223,7 +230,9 @@ class Unrecorded:
 
     def scored(self, number: int, asked: int, counted: int, metrics: Metrics) -> None: ...
 
-    def keep(self, role: str, number: int, arrays: Arrays) -> None: ...
+    def keep_wanted(self, config: RunConfig, number: int, arrays: Arrays) -> None: ...
+
+    def keep_final(self, number: int, arrays: Arrays) -> None: ...
 
     def paused(self, after_round: int) -> None: ...
 

@@ -134,6 +134,7 @@ RECORDS: list[dict[str, Any]] = [
         format="safetensors",
         round=1,
         parents=["a" * 64],
+        score=None,
     ),
     record(9, "run.closed", status="completed", last_round=1, cause=None, ended_early=None),
 ]

@@ -47,6 +47,8 @@ SEEN: dict[str, tuple[str, str, str, str]] = {
     ),
     "artifacts": ("uri", "of-77", "of-77", "of-88"),
     "models": ("why", "p", "p", "other"),
+    "model_sources": ("flower_node_id", "5, 6", "5", "7"),
+    "model_promotions": ("why", "p", "p", "other"),
     "events": ("coalesce(node_id, project_id)::text", "a, b, p", "a, p", "other, x"),
     "log_lines": ("text", "a printed, b printed, server of p", "a printed", "x printed"),
     "project_list": ("concat(slug, ' ', host)", "p host-p", "p ", "other "),
@@ -71,6 +73,8 @@ SEEN: dict[str, tuple[str, str, str, str]] = {
     "log_list": ("text", "a printed, b printed, server of p", "a printed", "x printed"),
     "artifact_list": ("uri", "of-77", "of-77", "of-88"),
     "model_list": ("why", "p", "p", "other"),
+    "model_source_list": ("node_name", "a, b", "a", "x"),
+    "promotion_list": ("why", "p", "p", "other"),
     "audit_list": ("action", "looked at p", "", ""),
     "invitation_list": ("label", "for a, for b", "", ""),
     "run_overview": ("concat(app, ' ', reason)", "app-p KeyError", "app-p KeyError", "app-other stop asked"),
@@ -87,6 +91,7 @@ SEEN: dict[str, tuple[str, str, str, str]] = {
 # Where the names alone do not say what b sees where a sees its own.
 SEEN_BY_B = {
     "node_updates": "6",
+    "model_sources": "6",
     "metrics": "clients 77, node6 77",
     "events": "b, p",
     "members": "user-b",

@@ -38,9 +38,20 @@ ARTIFACT = {
     "round": 1,
     "parents": [],
 }
+REMOVED = {
+    **PART,
+    "kind": "artifact.removed",
+    "name": "round_0001",
+    "role": "checkpoint",
+    "path": "models/round_0001.safetensors",
+    "sha256": "c" * 64,
+    "round": 1,
+}
 GOOD: list[dict[str, Any]] = [
     CLOSED,
     ARTIFACT,
+    {**ARTIFACT, "role": "best", "score": {"metric": "accuracy", "value": 0.9, "by": "server"}},
+    REMOVED,
     {**PART, "kind": "round.opened", "round": 1, "nodes": ["1", "2"], "needed": 2},
     {**PART, "kind": "run.paused", "after_round": 0},
     {**PART, "kind": "run.closed", "status": "stopped", "last_round": 0, "cause": None},
@@ -53,7 +64,9 @@ BAD: list[dict[str, Any]] = [
     {name: value for name, value in CLOSED.items() if name != "commit"},
     {**ARTIFACT, "path": "/etc/passwd"},
     {**ARTIFACT, "path": "models/../../x"},
-    {**ARTIFACT, "role": "best"},
+    {**ARTIFACT, "role": "draft"},
+    {**ARTIFACT, "score": {"metric": "accuracy", "value": 0.9, "by": "somebody"}},
+    {**REMOVED, "path": "../models/round_0001.safetensors"},
     {**PART, "kind": "run.closed", "status": "running", "last_round": 0, "cause": None},
     {**PART, "kind": "unheard"},
 ]

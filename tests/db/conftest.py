@@ -214,19 +214,14 @@ class Journal:
             self.update(round, node)
         return self.round_closed(round, len(nodes))
 
-    def artifact(self, path: str = "models/final.safetensors") -> "Journal":
+    def artifact(self, path: str = "models/final.safetensors", **fields: Any) -> "Journal":
         """Keep a file."""
-        return self.add(
-            "artifact",
-            name="final",
-            role="final",
-            path=path,
-            sha256=sha(path),
-            size_bytes=40,
-            format="safetensors",
-            round=1,
-            parents=[],
-        )
+        values = {"name": "final", "role": "final", "sha256": sha(path), "size_bytes": 40, "format": "safetensors", "round": 1}
+        return self.add("artifact", path=path, **{**values, "parents": [], "score": None, **fields})
+
+    def removed(self, path: str, round: int = 1) -> "Journal":
+        """Let a checkpoint go."""
+        return self.add("artifact.removed", name="round", role="checkpoint", path=path, sha256=sha(path), round=round)
 
     def closed(self, status: str = "completed", cause: dict[str, Any] | None = None) -> "Journal":
         """End the run."""

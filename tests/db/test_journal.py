@@ -315,20 +315,16 @@ async def test_times_of_any_zone_are_stored_as_the_same_moment(store: Store, run
     assert row["opened_at"].tzinfo is UTC
 
 
-async def test_a_promoted_artifact_survives_a_replay(store: Store, run: Row, journal: Any, database_url: str) -> None:
+async def test_a_promoted_artifact_survives_a_replay(store: Store, run: Row, journal: Any) -> None:
     journal.opened().artifact()
     await store.apply_journal(run["id"], journal.records, 1)
     (artifact,) = await store.rows("artifact_list")
-    with psycopg.connect(database_url) as connection:
-        connection.execute(
-            "insert into models (project_id, version, artifact_id, promoted_by) values (%s, 1, %s, 'admin')",
-            [run["project_id"], artifact["id"]],
-        )
+    await store.add_model(run["project_id"], artifact["id"], artifact["sha256"], "models/x", "admin", "it is good")
     await store.forget_projection(run["id"])
     await store.apply_journal(run["id"], journal.records, 1)
     assert await store.rows("artifact_list") == [artifact]
     (model,) = await store.rows("model_list")
-    assert (model["artifact_id"], model["uri"], model["version"]) == (artifact["id"], "models/final.safetensors", 1)
+    assert (model["artifact_id"], model["uri"], model["version"]) == (artifact["id"], "models/x", 1)
 
 
 async def test_a_journal_of_an_unknown_run_is_refused(store: Store, journal: Any) -> None:

@@ -146,7 +146,7 @@ async def test_a_key_for_pages_reads_and_calls_nothing(lite_server: lite.Lite, s
     with psycopg.connect(supabase_database) as connection:
         views = connection.execute("select viewname from pg_views where schemaname = 'public'").fetchall()
     door = SupabaseDoor(lite_server.url_of("supabase"), lite_server.publishable_key)
-    assert len(views) == 19
+    assert len(views) == 21
     for (view,) in views:
         with pytest.raises(KeyRefused):
             await door.rows(view)

@@ -89,7 +89,11 @@ def test_what_is_refused_before_a_run_starts_is_what_the_engine_refuses() -> Non
     assert told["strategy"]["choices"] == sorted(STRATEGIES)
     assert told["partitioner"]["choices"] == sorted(PARTITIONERS)
     bounds = {
-        each.name.replace("_", "-"): {name.replace("_", "-"): limit for name, limit in each.metadata.items() if limit is not None}
+        each.name.replace("_", "-"): {
+            name.replace("_", "-"): list(limit) if name == "choices" else limit
+            for name, limit in each.metadata.items()
+            if limit is not None
+        }
         for each in fields(RunConfig)
         if each.name != "values"
     }

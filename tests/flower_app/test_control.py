@@ -50,7 +50,7 @@ def test_pause_holds_before_the_next_round_until_run_is_wanted(federation: Feder
     federation.run()
     kinds = [record["kind"] for record in federation.journal()]
     held = kinds.index("run.paused")
-    assert kinds[held - 1 : held + 3] == ["round.closed", "run.paused", "run.resumed", "round.opened"]
+    assert kinds[held - 2 : held + 3] == ["round.closed", "artifact", "run.paused", "run.resumed", "round.opened"]
     assert [record["after_round"] for record in federation.journal() if record["kind"] in ("run.paused", "run.resumed")] == [1, 1]
     assert federation.journal()[-1]["status"] == "completed"
     assert federation.clock.seconds >= 1100

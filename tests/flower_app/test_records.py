@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from tests.flower_app.conftest import MakeFederation
 
 DOCS = Path(__file__).parents[2] / "docs"
-KINDS = {"run.opened", "round.opened", "update", "round.closed", "artifact", "run.paused", "run.resumed", "run.closed"}
+KINDS = {"run.opened", "round.opened", "update", "round.closed", "artifact", "artifact.removed", "run.paused", "run.resumed"}
+KINDS |= {"run.closed"}
 
 
 @pytest.fixture

@@ -65,11 +65,12 @@ def test_the_next_attempt_goes_on_after_the_last_committed_round(make_federation
 @pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
 def test_a_run_killed_at_any_write_ends_as_an_undisturbed_one(make_federation: MakeFederation, strategy: str) -> None:
     """Each step of a run of two rounds that touches the disk, one after the other."""
-    undisturbed = make_federation("undisturbed", num_rounds=2, checkpoint_every=1, strategy=strategy)
+    config = {"num_rounds": 2, "checkpoint_every": 1, "keep_checkpoints": 1, "strategy": strategy}
+    undisturbed = make_federation("undisturbed", **config)
     undisturbed.run()
     steps = 0
     for step in range(1, 200):
-        federation = make_federation(f"killed at {step}", num_rounds=2, checkpoint_every=1, strategy=strategy)
+        federation = make_federation(f"killed at {step}", **config)
         with killed_at(step) as done:
             try:
                 federation.run(attempt=1)
@@ -80,7 +81,7 @@ def test_a_run_killed_at_any_write_ends_as_an_undisturbed_one(make_federation: M
                 break
         federation.run(attempt=2)
         assert_equal_runs(federation, undisturbed)
-    assert 30 < steps < 60
+    assert 40 < steps < 80
 
 
 def assert_equal_runs(federation: Any, undisturbed: Any) -> None:
@@ -89,7 +90,11 @@ def assert_equal_runs(federation: Any, undisturbed: Any) -> None:
     assert [(each["round"], each["num_examples"]) for each in closed] == [(each["round"], 60) for each in expected]
     assert [each["commit"]["sha256"] for each in closed] == [each["commit"]["sha256"] for each in expected]
     assert [each["server_metrics"] for each in closed] == [each["server_metrics"] for each in expected]
-    assert len(federation.journal("artifact")) == len({each["name"] for each in federation.journal("artifact")}) == 3
+    assert len(federation.journal("artifact")) == len({each["name"] for each in federation.journal("artifact")}) == 5
+    assert [each["name"] for each in federation.journal("artifact.removed")] == ["best_0001", "round_0001"]
+    assert sorted(path.name for path in (federation.root / "models").glob("*")) == [
+        "best_0002.safetensors", "final.safetensors", "round_0002.safetensors",
+    ]  # fmt: skip
     assert federation.journal()[-1]["status"] == "completed"
     final, wanted = (load_file(each.root / "models/final.safetensors") for each in (federation, undisturbed))
     np.testing.assert_array_equal(final["weight"], wanted["weight"])
@@ -124,7 +129,7 @@ def test_a_completed_run_with_more_rounds_wanted_goes_on(federation: Federation)
     federation.grid.run_config["num-rounds"] = 4
     federation.run(attempt=2)
     assert [record["round"] for record in federation.journal("round.closed")] == [1, 2, 3, 4]
-    assert [each["round"] for each in federation.journal("artifact")] == [3, 4]
+    assert [each["round"] for each in federation.journal("artifact") if each["role"] == "final"] == [3, 4]
 
 
 def test_a_completed_run_started_again_trains_nothing(federation: Federation) -> None:

@@ -1,0 +1,1 @@
+../../migrations/20261122150000_models.sql
