@@ -86,7 +86,7 @@ SEEN: dict[str, tuple[str, str, str, str]] = {
         "Hospital a, run-p",
         "Hospital x, run-other",
     ),
-    "run_size": ("concat(run_id, ' ', updates, ' ', log_lines)", "run-p 2 3", "run-p 1 1", "run-other 1 1"),
+    "run_size": ("concat(run_id, ' ', updates, ' ', log_lines)", "run-p 4 3", "run-p 2 1", "run-other 2 1"),
 }
 # Where the names alone do not say what b sees where a sees its own.
 SEEN_BY_B = {
