@@ -108,7 +108,7 @@ async def test_a_database_that_becomes_a_standby_refuses_writes_and_is_read(
     health = (await embedded.admin.get("/health")).json()
     assert (health["status"], health["database_problem"]) == ("degraded", DatabaseReadOnly.__doc__)
     assert (await embedded.admin.post("/nodes/invitations")).status_code == 503
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # ten looks, of which each could log
     by_hand(embedded.state["server"].database._dsn, "select pg_promote()")
 
     async def taken() -> bool:
