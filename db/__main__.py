@@ -33,16 +33,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m db", description=__doc__)
     parser.add_argument("verb", choices=["migrate", "status", "doctor", "assemble"])
     parser.add_argument("--database-url", default=os.environ.get("DATABASE_URL"), help="default: DATABASE_URL")
-    parser.add_argument(
-        "--supabase",
-        action="store_true",
-        help="also what needs Supabase: auth link, policies, realtime; where auth.users is, unasked",
-    )
     return parser
 
 
 async def _migrate(arguments: argparse.Namespace) -> int:
-    applied = await migrate.apply(arguments.database_url, supabase=await _with_overlay(arguments))
+    applied = await migrate.apply(arguments.database_url, supabase=await _has_overlay(arguments.database_url))
     for one in applied:
         print(f"applied {one.version} {one.name}")
     print(f"The database has schema {migrate.latest_version()}.")
@@ -50,7 +45,7 @@ async def _migrate(arguments: argparse.Namespace) -> int:
 
 
 async def _status(arguments: argparse.Namespace) -> int:
-    found = await migrate.status(arguments.database_url, supabase=await _with_overlay(arguments))
+    found = await migrate.status(arguments.database_url, supabase=await _has_overlay(arguments.database_url))
     for one in found.pending:
         print(f"pending {one.version} {one.name}")
     has = f"schema {found.found}" if found.found else "no schema"
@@ -65,8 +60,9 @@ async def _status(arguments: argparse.Namespace) -> int:
     return 1
 
 
-async def _with_overlay(arguments: argparse.Namespace) -> bool:
-    return arguments.supabase or await migrate.is_supabase(arguments.database_url)
+async def _has_overlay(dsn: str) -> bool:
+    async with await migrate.connect(dsn) as connection:
+        return await migrate.is_supabase(connection)
 
 
 async def _doctor(arguments: argparse.Namespace) -> int:

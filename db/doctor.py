@@ -22,7 +22,6 @@ _ADVICE = {
 _ON_SUPABASE = ("policies", "realtime")
 _QUERIES = Path(__file__).parent / "examination"
 _SHOWN = 5
-_IS_SUPABASE = "select exists (select from pg_tables where schemaname = 'auth' and tablename = 'users')"
 _GONE = """
 select name || ' is gone' from unnest(%s::text[]) as name
 where to_regclass(name) is null and not exists (
@@ -46,7 +45,7 @@ async def examine(dsn: str, clock: Callable[[], float] = time.time) -> list[Find
     clock: seconds since 1970 of this machine. Raises DatabaseUnavailable, and DatabaseError where the user may not look.
     """
     async with await migrate.connect(dsn) as connection:
-        is_supabase = bool(await migrate.one(connection, _IS_SUPABASE))
+        is_supabase = await migrate.is_supabase(connection)
         findings = [await _schema(connection, is_supabase), await _clock(connection, clock)]
         if findings[0].wrong is None:
             asked = [about for about in _ADVICE if is_supabase or about not in _ON_SUPABASE]
@@ -65,9 +64,8 @@ async def _schema(connection: migrate.Connection, is_supabase: bool) -> Finding:
         if found.is_there_already:
             told = f"the database has schema {found.found}, and its history lacks {names}"
             return Finding("schema", told, f"run `{migrate.as_applied(found.pending)}` as the owner")
-        command = "python -m db migrate"
         has = f"has schema {found.found} and lacks" if found.found else "has no schema: it lacks"
-        return Finding("schema", f"the database {has} {names}", f"run `{command}`")
+        return Finding("schema", f"the database {has} {names}", "run `python -m db migrate`")
     if found.found != found.expected:
         told = f"the history has every migration, and schema_version() says {found.found}, not {found.expected}"
         return Finding("schema", told, _RESTORE)

@@ -61,10 +61,9 @@ def latest_version() -> str:
     return migrations()[-1].version
 
 
-async def is_supabase(dsn: str) -> bool:
-    """Is it a Supabase project, which has users of its own?"""
-    async with await connect(dsn) as connection:
-        return bool(await one(connection, "select to_regclass('auth.users') is not null"))
+async def is_supabase(connection: Connection) -> bool:
+    """Is it a Supabase project, which has users of its own? Asked of the catalogue, where nobody needs a right on them."""
+    return bool(await one(connection, "select exists (select from pg_tables where schemaname = 'auth' and tablename = 'users')"))
 
 
 async def apply(dsn: str, *, supabase: bool = False, up_to: str | None = None) -> list[Migration]:

@@ -9,6 +9,7 @@ from supabase import AsyncClient, AsyncClientOptions
 from db.door import Row, Where
 from db.errors import BadValue, DatabaseUnavailable, MissingFunction
 from db.postgrest_answers import filter_of, look_at_status, refusal
+from db.whole_calls import WholeCalls
 
 # What is sent again when its connection broke halfway: reads, and writes whose second answer is the first one again. Any other
 # write may be done already, and its second answer would hide that (`applied` false, no events): whoever called decides.
@@ -21,7 +22,7 @@ class SupabaseDoor:
     """Reach a project by its URL and its secret key; nobody ever signs in here, as that would change whose key is sent."""
 
     def __init__(self, url: str, key: str, *, max_connections: int = 8, timeout_s: float = 5.0, answer_s: float = 15.0) -> None:
-        self._url = url
+        self._url, self._calls, self._patience_s = url, WholeCalls(), timeout_s
         self._http = httpx.AsyncClient(
             http2=False,  # a stale HTTP/2 connection fails every call on it (supabase-py issue 1064)
             timeout=httpx.Timeout(answer_s, connect=timeout_s, pool=timeout_s),  # Supabase ends a statement of ours after 8 s
@@ -40,7 +41,8 @@ class SupabaseDoor:
             return  # Store.check_schema says what to do
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, once what is under way has ended; after `timeout_s` whether it has or not."""
+        await self._calls.end(self._patience_s)
         await self._http.aclose()
 
     async def call(self, function: str, /, **args: Any) -> Any:
@@ -59,7 +61,7 @@ class SupabaseDoor:
         if self._http.is_closed:
             raise DatabaseUnavailable("The door to the database is closed.")
         try:
-            return (await request.execute()).data
+            return (await self._calls.make(request.execute())).data
         except httpx.PoolTimeout as error:
             raise DatabaseUnavailable("All connections to the database are busy.") from error
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:

@@ -102,6 +102,7 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
         always.repeat("lease", lease.look, RENEW_S)
         audit = Audit(store, project["id"])
         always.repeat("audit log", audit.tell, TELL_S)
+        ends.push_async_callback(audit.close)
         yield State(
             settings=settings,
             feed=feed,

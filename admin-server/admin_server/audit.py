@@ -30,13 +30,20 @@ class Audit:
         actor = f"{who.role}:{who.subject}"
         why: object = "others wait"
         try:
-            if not self._waiting:
+            if not self._waiting and not self._telling.locked():  # else it would overtake a line that is on its way
                 await self._store.audit(self._project_id, actor, action, subject, facts)
                 return
         except DatabaseUnavailable as away:
             why = away
         log.error("the audit log lacks %s of %s by %s for now: %s", action, subject, actor, why)
         self._waiting.append((actor, action, subject, {**facts, "done_at": datetime.now(UTC).isoformat()}))
+
+    async def close(self) -> None:
+        """Write what waits once more, and say what is lost."""
+        try:
+            await self.tell()
+        except DatabaseUnavailable as away:
+            log.error("the audit log lacks %d lines for good, which stand above: %s", len(self._waiting), away)
 
     async def tell(self) -> None:
         """Write what waits, in order. Raises DatabaseUnavailable."""

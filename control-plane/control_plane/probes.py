@@ -18,13 +18,15 @@ def http_ok(url: str, ca: Path | None = None) -> Probe:
     """Probe a URL for a 2xx answer; ca: the PEM file of the CA that an https server's certificate must come from."""
     verify = ssl.create_default_context(cafile=ca) if url.startswith("https:") else False
 
+    def ask() -> bool:
+        try:
+            # A connection for each question: an idle one makes some servers hang on TERM.
+            return httpx.get(url, verify=verify, timeout=_TIMEOUT_S, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
     async def probe() -> bool:
-        # A client for each question: an idle keep-alive connection makes some servers hang on TERM.
-        async with httpx.AsyncClient(verify=verify, timeout=_TIMEOUT_S, trust_env=False) as client:
-            try:
-                return (await client.get(url)).is_success
-            except httpx.TransportError:
-                return False
+        return await asyncio.to_thread(ask)  # httpx's asynchronous client loses the socket of a TLS handshake that is cancelled
 
     return probe
 

@@ -48,6 +48,29 @@ async def test_what_waits_is_written_in_order_and_a_line_that_is_being_written_i
     assert log.lines[-1] == "thing.4"
 
 
+async def test_a_line_does_not_overtake_one_that_is_on_its_way() -> None:
+    log = Log()
+    told = Audit(cast(Store, log), "p")
+    await told(ADMIN, "first")
+    log.is_away = False
+    telling = asyncio.create_task(told.tell())
+    await asyncio.sleep(0)
+    await told(ADMIN, "second")
+    await telling
+    assert log.lines == ["first", "second"]
+
+
+async def test_what_still_waits_at_the_end_is_written_then_or_said_to_be_lost(caplog: pytest.LogCaptureFixture) -> None:
+    log = Log()
+    told = Audit(cast(Store, log), "p")
+    await told(ADMIN, "deed")
+    await told.close()
+    assert "lacks 1 lines for good" in caplog.records[-1].getMessage()
+    log.is_away = False
+    await told.close()
+    assert log.lines == ["deed"]
+
+
 async def test_each_line_that_waits_is_in_the_servers_log(caplog: pytest.LogCaptureFixture) -> None:
     told = Audit(cast(Store, Log()), "p")
     for number in range(3):

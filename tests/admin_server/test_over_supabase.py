@@ -22,7 +22,6 @@ from tests.db.lite import Lite
 NAME = "over_supabase"
 BEAT = {"reported_at": "2026-11-22T08:00:00Z", "supernode_state": "running"}
 READ_ONLY = f"alter database {NAME} set default_transaction_read_only = "
-DISCONNECT = f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{NAME}' and pid <> pg_backend_pid()"
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +136,12 @@ async def test_a_project_that_stops_or_changes_its_key_is_503_and_all_goes_on_af
         assert connection.execute("select text from public.log_lines order by key").fetchall() == [("one",), ("two",)]
 
 
-async def test_a_project_that_takes_no_writes_says_so_and_is_read(lite_server: Lite, empty: str, tmp_path: Path) -> None:
-    async with serving(lite_server, tmp_path / "home") as server:
-        with psycopg.connect(empty, autocommit=True) as connection:
-            connection.execute(READ_ONLY + "on")
-            connection.execute(DISCONNECT)
+async def test_a_project_that_takes_no_writes_says_so_and_is_read(postgres_server: str, empty: str, tmp_path: Path) -> None:
+    async with AsyncExitStack() as ends:
+        with lite.running(postgres_server) as first:
+            server = await ends.enter_async_context(serving(first, tmp_path / "home"))
+        by_hand(empty, READ_ONLY + "on")
+        with lite.running(postgres_server, again=first):  # its sessions are new ones, which begin as the database says
 
             async def refused() -> httpx.Response | None:
                 answer = await server.admin.post("/nodes/invitations")
@@ -149,11 +149,16 @@ async def test_a_project_that_takes_no_writes_says_so_and_is_read(lite_server: L
 
             assert (await eventually(refused)).json()["detail"] == DatabaseReadOnly.__doc__
             assert (await server.admin.get("/nodes/invitations")).json()["items"] == []
-            connection.execute("set default_transaction_read_only = off")
-            connection.execute(READ_ONLY + "off")
-            connection.execute(DISCONNECT)
+        by_hand(empty, "set default_transaction_read_only = off", READ_ONLY + "off")
+        with lite.running(postgres_server, again=first):
 
             async def invited() -> bool:
                 return (await server.admin.post("/nodes/invitations")).status_code == 201
 
             await eventually(invited)
+
+
+def by_hand(dsn: str, *statements: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)

@@ -101,17 +101,23 @@ async def test_a_follower_ends_with_the_last_rows_however_late_they_came() -> No
     feed, rows, over = Feed(), [{"key": 1}], [False]
 
     class Reading:
+        def __init__(self) -> None:
+            self.has_read = asyncio.Event()
+
         async def rows(self, view: str, where: Any, after: int, limit: int) -> list[dict[str, Any]]:
+            self.has_read.set()
             return [row for row in rows if row["key"] > after]
+
+    store = Reading()
 
     async def ended() -> bool:
         return over[0]
 
     def following(after: int) -> AsyncIterator[Event]:
-        return follow(cast(Store, Reading()), feed, "log_list", {"run_id": "r"}, after, "line", ended)
+        return follow(cast(Store, store), feed, "log_list", {"run_id": "r"}, after, "line", ended)
 
     early = asyncio.ensure_future(anext(following(1)))
-    await asyncio.sleep(0.05)  # it has read what is after 1, nothing, and that is shared for half a second
+    await store.has_read.wait()  # what is after 1, nothing, and that is shared for half a second
     rows.append({"key": 2})
     over[0] = True
     feed._reads._answers = {key: answer for key, answer in feed._reads._answers.items() if key[2] != "ended"}  # type: ignore[index]

@@ -105,10 +105,14 @@ async def test_a_database_that_becomes_a_standby_refuses_writes_and_is_read(
 
     assert_refused(await eventually(refused), "database-read-only", "name its primary")
     assert (await embedded.admin.get("/nodes")).status_code == 200
-    health = (await embedded.admin.get("/health")).json()
-    assert (health["status"], health["database_problem"]) == ("degraded", DatabaseReadOnly.__doc__)
+
+    async def degraded() -> bool:  # a look at the database may still hold that it was shutting down
+        health = (await embedded.admin.get("/health")).json()
+        return (health["status"], health["database_problem"]) == ("degraded", DatabaseReadOnly.__doc__)
+
+    await eventually(degraded)
     assert (await embedded.admin.post("/nodes/invitations")).status_code == 503
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # ten looks, of which each could log
     by_hand(embedded.state["server"].database._dsn, "select pg_promote()")
 
     async def taken() -> bool:

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from pathlib import Path
 
 from control_plane.probes import http_ok, log_line, port_open
@@ -37,3 +38,18 @@ async def test_http_is_ok_at_a_2xx_only() -> None:
         assert await probe()
     assert not await probe()
     assert not await port_open("127.0.0.1", port)()
+
+
+async def test_a_probe_that_is_cancelled_in_a_tls_handshake_leaves_no_connection() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        asking = asyncio.ensure_future(http_ok(f"https://127.0.0.1:{listener.getsockname()[1]}/health")())
+        silent, _ = await loop.sock_accept(listener)
+        with silent:
+            assert await loop.sock_recv(silent, 65536), "it says hello"
+            asking.cancel()
+            async with asyncio.timeout(20):
+                assert await loop.sock_recv(silent, 65536) == b"", "it has left"
