@@ -178,7 +178,7 @@ async def test_an_upgrade_keeps_every_row(postgres_server: str, earlier: migrate
             }
             for table, found in before.items():
                 for old, new in zip(found, after[table], strict=True):
-                    expected = upgraded(old) if table == "events" else old
+                    expected = upgraded(old) if table == "events" and earlier.version < "20261122140000" else old
                     assert {column: new[column] for column in old} == expected, table
         finally:
             connection.execute("drop database upgraded with (force)")
