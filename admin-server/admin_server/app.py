@@ -15,6 +15,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from admin_server.api import apps, events, health, nodes, projects, reports, run_records, runs, superlink
 from admin_server.apps import Apps
+from admin_server.attempts import Attempts
 from admin_server.audit import TELL_S, Audit
 from admin_server.authentication import Authentication
 from admin_server.background import Background
@@ -82,13 +83,14 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
         always, held = Background(), Background()
         lost_nodes, wanted = LostNodes(), Wanted(feed)
         link = Superlink(settings, store, project["coordinator_node_id"], held)
-        around = Surroundings(store, home / "runs", lambda: link.flower, lost_nodes, wanted, settings.coordinator_node_name)
+        fabs, runs_dir, name = Apps(settings.apps_dir, home / "apps"), home / "runs", settings.coordinator_node_name
+        around = Surroundings(store, runs_dir, lambda: link.flower, lost_nodes, wanted, name, fabs.writes_journal)
         watches = Watches(around, project["id"], held)
-        fabs = Apps(settings.apps_dir, home / "apps")
-        started = Runs(store, project["id"], fabs, link, watches, home / "runs")
+        again = Attempts(store, fabs, lambda: link.flower, watches, lost_nodes, runs_dir, name, settings.max_attempts, held)
+        started = Runs(store, project["id"], fabs, link, watches, again, runs_dir)
         members = Nodes(database, project, link, lost_nodes, wanted)
         prune = partial(store.prune, project["id"], settings.log_retention_days)
-        duties = Duties(link, started, watches, members, prune, held)
+        duties = Duties(link, started, again, members, prune, held)
         lease = Lease(store, project["id"], server_id(home), duties.begin, duties.end)
         for end in (lease.release, always.end, held.end, duties.give_up):  # the last one is done first
             ends.push_async_callback(end)

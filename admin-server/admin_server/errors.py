@@ -1,7 +1,7 @@
 """What this server refuses, each with its own anchor in docs/troubleshooting.md.
 
 Conflict 409          SuperlinkNotRunning, SuperlinkUnreachable, SuperlinkActive, ActiveRun, NoActiveRun, RunChanged,
-                      RunEnded, RunNotSteerable, NodeEnrolled, InvitationUsed
+                      RunEnded, RunNotSteerable, RunNotResumable, NodeEnrolled, InvitationUsed
 Invalid 422           AppInvalid, RunConfigInvalid, ArgumentRefused, FederationUnknown, AddressInvalid,
                       CertificatesInvalid, PublicKeyInvalid
 NotFound 404          AppNotFound, RunNotFound, NodeNotFound, ProjectNotFound
@@ -69,6 +69,13 @@ class RunNotSteerable(Conflict):
 
     title = "Run cannot be paused"
     slug = "run-not-steerable"
+
+
+class RunNotResumable(Conflict):
+    """The run has no committed round, or no journal, to go on from, or it has not ended."""
+
+    title = "Run cannot go on"
+    slug = "run-not-resumable"
 
 
 class NodeEnrolled(Conflict):

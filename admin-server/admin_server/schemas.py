@@ -160,6 +160,13 @@ class RunStop(Body):
     run_id: str | None = Field(default=None, max_length=36, description="Any id of a run; without it the active one.")
 
 
+class RunResume(Body):
+    nodes: Literal["same", "any"] | None = Field(
+        default=None,
+        description="For a run that has ended: wait for the nodes of its last round (same, the default), or take any.",
+    )
+
+
 class RunAccepted(BaseModel):
     id: str
     status: str

@@ -40,6 +40,7 @@ class Settings(ServerSettings):
     project_name: str = Field("Federated Project", min_length=1, max_length=200, description="Its name, for people.")
     coordinator_node_id: str = Field("coordinator", min_length=1, max_length=200, description="External id of its node.")
     coordinator_node_name: str = Field("Coordinator", min_length=1, max_length=200, description="Its name, for people.")
+    max_attempts: int = Field(5, ge=1, description="Attempts in a row without a committed round, after which a run has failed.")
     log_retention_days: float = Field(30, gt=0, description="Rows that are not kept for ever go after this.")
 
     @field_validator("apps_dir")

@@ -19,7 +19,9 @@ from flower_app.clock import Clock
 from flower_app.commit import Commit
 from flower_app.config import RunConfig
 from flower_app.control import Control, ControlFile, StopAsked
+from flower_app.first_model import first_model
 from flower_app.record import CHECKPOINT, COMPLETED, FINAL, STOPPED, RunRecord
+from flower_app.returning import Returning
 from flower_app.round import POLL_S, OpenRound, Sent, pulled
 from flower_app.selection import Presence, Select, select_all
 from flower_app.strategies import StrategyDriver
@@ -63,6 +65,7 @@ class RoundEngine:
         self._grid, self._config, self._workload, self._strategy = grid, config, workload, strategy
         self._record, self._control_file, self._clock, self._select = record, control, clock, select
         self._names = record.node_names()
+        self._returning = Returning(record.last_asked())
         self._owed: dict[str, Sent] = {}
         self._arrays: Arrays = {}
         self._last_round = 0
@@ -86,7 +89,7 @@ class RoundEngine:
         if commit:
             self._strategy.restore(commit.state)
             self._last_round = commit.round
-        self._arrays = commit.arrays if commit else self._workload.initial_arrays()
+        self._arrays = commit.arrays if commit else first_model(self._workload.initial_arrays(), self._config.initial_model)
         self._record.opened(self._config, self._arrays, self._last_round)
         if self._last_round:
             self._keep_checkpoint()  # a crash may have come between the round and its artifact
@@ -176,16 +179,23 @@ class RoundEngine:
         while True:
             started += self._hold_while_paused()
             available = self._available()
-            if len(available) >= wanted:
-                return available
             waited = self._clock.monotonic() - started
+            missing = self._returning.missing(available, self._control().nodes, waited)
+            if len(available) >= wanted and not missing:
+                self._returning.are_back()
+                return available
             if waited >= limit_s:
-                raise TooFewNodes(f"{len(available)} of {wanted} nodes were available after {limit_s:g} s")
+                raise TooFewNodes(f"{len(available)} of {wanted} nodes were available after {limit_s:g} s{self._told(missing)}")
             if waited - told >= PROGRESS_EVERY_S:
                 told = waited
                 left = limit_s - waited
-                log(INFO, "round %d waits for nodes: %d of %d available, %.0f s left", number, len(available), wanted, left)
+                there = f"{len(available)} of {wanted} available, {left:.0f} s left{self._told(missing)}"
+                log(INFO, "round %d waits for nodes: %s", number, there)
             self._clock.sleep(POLL_S)
+
+    def _told(self, missing: list[int]) -> str:
+        names = ", ".join(self._names.get(node, str(node)) for node in missing)
+        return f"; not back from the round before: {names}" if missing else ""
 
     def _available(self) -> list[int]:
         lost = self._control().lost_nodes

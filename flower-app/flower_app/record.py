@@ -10,6 +10,7 @@ from flower_app.commit import Commit, CommitFolder
 from flower_app.config import RunConfig
 from flower_app.journal import Journal
 from flower_app.reports import Reports
+from flower_app.returning import last_asked
 from flower_app.run_directory import RunDirectory
 from flower_app.tensor_file import write_tensors
 from flower_app.updates import ClosedRound, Update
@@ -27,6 +28,8 @@ class RunRecord(Protocol):
     """What the engine tells of a run, and what it finds when it goes on with one."""
 
     def node_names(self) -> dict[int, str]: ...
+
+    def last_asked(self) -> list[int]: ...
 
     def last_commit(self, config: RunConfig) -> Commit | None: ...
 
@@ -67,6 +70,10 @@ class RecordedRun:
         updates = [each for each in self._past if each["kind"] == "update"]
         return {int(each["node_id"]): str(each["facts"]["node_name"]) for each in updates if each["facts"].get("node_name")}
 
+    def last_asked(self) -> list[int]:
+        """Give the nodes of the last round of earlier attempts."""
+        return last_asked(self._past)
+
     def last_commit(self, config: RunConfig) -> Commit | None:
         """Give the last committed round, or None for a fresh run.
 
@@ -93,6 +100,7 @@ class RecordedRun:
                 "seed": config.seed,
                 "min_available": config.min_available,
                 "resumed_after": resumed_after,
+                "initial_model": config.initial_model or None,
                 "model": {
                     "parameters": sum(values.size for values in model.values()),
                     "size_bytes": sum(values.nbytes for values in model.values()),
@@ -179,6 +187,9 @@ class Unrecorded:
 
     def node_names(self) -> dict[int, str]:
         return {}
+
+    def last_asked(self) -> list[int]:
+        return []
 
     def last_commit(self, config: RunConfig) -> Commit | None:
         return None

@@ -23,6 +23,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 Json = dict[str, Any]
+MAX_ATTEMPTS = 3
 
 
 def free_port() -> int:
@@ -150,7 +151,13 @@ class Stack:
         self.admin = Server(
             "admin_server",
             admin_port,
-            {**common, "ADMIN_PORT": str(admin_port), "SUPERLINK_PORT": str(self.superlink_port), "APPS_DIR": str(apps_dir)},
+            {
+                **common,
+                "ADMIN_PORT": str(admin_port),
+                "SUPERLINK_PORT": str(self.superlink_port),
+                "APPS_DIR": str(apps_dir),
+                "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
+            },
             home / "admin-server.out",
             home / "admin.token",
         )
