@@ -23,6 +23,7 @@ from admin_server.database import LOOK_S, Database
 from admin_server.deps import only_known_query
 from admin_server.duties import Duties
 from admin_server.feed import Feed
+from admin_server.initial_models import InitialModels
 from admin_server.invitations import Invitations
 from admin_server.lease import RENEW_S, Lease, server_id
 from admin_server.lost_nodes import LostNodes
@@ -87,7 +88,8 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
         around = Surroundings(store, runs_dir, lambda: link.flower, lost_nodes, wanted, name, fabs.writes_journal)
         watches = Watches(around, project["id"], held)
         again = Attempts(store, fabs, lambda: link.flower, watches, lost_nodes, runs_dir, name, settings.max_attempts, held)
-        started = Runs(store, project["id"], fabs, link, watches, again, runs_dir)
+        models = InitialModels(store, project["id"], runs_dir, home / "initial-models")
+        started = Runs(store, project["id"], fabs, link, watches, again, models, runs_dir)
         members = Nodes(database, project, link, lost_nodes, wanted)
         prune = partial(store.prune, project["id"], settings.log_retention_days)
         duties = Duties(link, started, again, members, prune, held)

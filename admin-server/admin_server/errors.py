@@ -2,7 +2,7 @@
 
 Conflict 409          SuperlinkNotRunning, SuperlinkUnreachable, SuperlinkActive, ActiveRun, NoActiveRun, RunChanged,
                       RunEnded, RunNotSteerable, RunNotResumable, NodeEnrolled, InvitationUsed
-Invalid 422           AppInvalid, RunConfigInvalid, ArgumentRefused, FederationUnknown, AddressInvalid,
+Invalid 422           AppInvalid, RunConfigInvalid, InitialModelUnfit, ArgumentRefused, FederationUnknown, AddressInvalid,
                       CertificatesInvalid, PublicKeyInvalid
 NotFound 404          AppNotFound, RunNotFound, NodeNotFound, ProjectNotFound
 Unauthorized 401      InvitationUnknown
@@ -132,6 +132,13 @@ class RunConfigInvalid(Invalid):
 
     title = "Run config invalid"
     slug = "run-config-invalid"
+
+
+class InitialModelUnfit(Invalid):
+    """The artifact that the run was to start from cannot be used for that."""
+
+    title = "Initial model unfit"
+    slug = "initial-model-unfit"
 
 
 class ArgumentRefused(Invalid):

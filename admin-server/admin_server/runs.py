@@ -19,6 +19,7 @@ from admin_server.errors import (
     FlowerRefused,
     NoActiveRun,
     RunChanged,
+    RunConfigInvalid,
     RunEnded,
     RunNotFound,
     RunNotResumable,
@@ -28,6 +29,7 @@ from admin_server.errors import (
 )
 from admin_server.flower import Flower
 from admin_server.flwr_config import CONNECTION
+from admin_server.initial_models import KEY, InitialModels
 from admin_server.run_config import Scalar, check, from_text
 from admin_server.rundir import RunDirectory
 from admin_server.schemas import RunStart
@@ -56,6 +58,7 @@ class Runs:
         superlink: Superlink,
         watches: Watches,
         attempts: Attempts,
+        initial_models: InitialModels,
         runs_dir: Path,
     ) -> None:
         self._store = store
@@ -64,16 +67,21 @@ class Runs:
         self._superlink = superlink
         self._watches = watches
         self._attempts = attempts
+        self._initial_models = initial_models
         self._runs_dir = runs_dir
 
     async def start(self, request: RunStart) -> dict[str, Any]:
         """Check everything, write the intent, start the run; give its row.
 
-        Raises SuperlinkNotRunning, SuperlinkUnreachable, AppNotFound, AppInvalid, RunConfigInvalid, ArgumentRefused,
-        RunsUnwritable, ActiveRun.
+        Raises SuperlinkNotRunning, SuperlinkUnreachable, AppNotFound, AppInvalid, RunConfigInvalid, InitialModelUnfit,
+        ArgumentRefused, RunsUnwritable, ActiveRun.
         """
         given = {**self._arguments(request.extra_args), **request.run_config}
         fab = await self._apps.fab(request.app)
+        if request.initial_model is not None:
+            if KEY in given:
+                raise RunConfigInvalid(f"{KEY} is given twice: in run_config, and as initial_model.", key=KEY)
+            given[KEY] = await self._initial_models.place(request.initial_model)
         config = check(fab.declared, fab.limits, given)
         self._see_writable()
         flower = self._superlink.flower

@@ -14,6 +14,7 @@ from admin_server.errors import (
     ArgumentRefused,
     FederationUnknown,
     FlowerRefused,
+    InitialModelUnfit,
     NoActiveRun,
     RunChanged,
     RunConfigInvalid,
@@ -36,6 +37,7 @@ STARTS = (
     AppNotFound,
     AppInvalid,
     RunConfigInvalid,
+    InitialModelUnfit,
     ArgumentRefused,
     FederationUnknown,
 )

@@ -154,16 +154,22 @@ class RunWatch:
             await self._note(f"{DIED}: {end.words()}")
             await self._stop_run()
         outcome = derive(self._noted, flower, end)
-        if outcome is not None and outcome.status == "failed" and await self._can_go_on():
+        if outcome is not None and outcome.status == "failed" and await self._can_go_on(end):
             await self._around.store.lose_attempt(self.flower_run_id, outcome.reason)
             self.is_lost = True
             log.warning("run %s has lost its attempt %s: %s", self.run_id, self.flower_run_id, outcome.reason)
         elif outcome is not None:
             await self._end(outcome, end)
 
-    async def _can_go_on(self) -> bool:
-        """Is there a journal to go on from, or will there be? What the engine itself says of its failure is not asked here."""
-        return self.has_journal or (self._fab_hash is not None and await self._around.writes_journal(self._fab_hash))
+    async def _can_go_on(self, end: ProcessEnd | None) -> bool:
+        """Is there a journal to go on from, or would there have been one?
+
+        Whoever leaves by itself before the first line fails each time. What the engine says of its own failure is an end line.
+        """
+        if self.has_journal or self._fab_hash is None:
+            return self.has_journal
+        left_by_itself = end is not None and end.rc is not None
+        return not left_by_itself and await self._around.writes_journal(self._fab_hash)
 
     async def _end(self, outcome: Outcome, end: ProcessEnd | None) -> None:
         cause = None
