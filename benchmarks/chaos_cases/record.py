@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Hashable, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -57,8 +58,8 @@ def double_counts(journal: list[Json], stack: Stack, run_id: str) -> int:
     return twice + surplus(row["uri"] for row in stack.admin.items(f"/runs/{run_id}/artifacts"))
 
 
-def surplus(keys: object) -> int:
-    return sum(count - 1 for count in Counter(keys).values())  # type: ignore[arg-type]
+def surplus(keys: Iterable[Hashable]) -> int:
+    return sum(count - 1 for count in Counter(keys).values())
 
 
 def distance(run_dir: Path, undisturbed: Path) -> float:

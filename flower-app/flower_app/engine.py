@@ -180,7 +180,7 @@ class RoundEngine:
             started += self._hold_while_paused()
             available = self._available()
             waited = self._clock.monotonic() - started
-            missing = self._returning.missing(available, self._control().nodes, waited)
+            missing = self._returning.missing(available, self._control().nodes, waited, limit_s)
             if len(available) >= wanted and not missing:
                 self._returning.are_back()
                 return available

@@ -20,9 +20,9 @@ class Returning:
     def __init__(self, expected: Collection[int]) -> None:
         self._expected = frozenset(expected)
 
-    def missing(self, available: Collection[int], choice: str | None, waited_s: float) -> list[int]:
-        """Give the nodes that are still waited for, after so many seconds."""
-        if choice == ANY or (choice is None and waited_s >= PATIENCE_S):
+    def missing(self, available: Collection[int], choice: str | None, waited_s: float, limit_s: float) -> list[int]:
+        """Give the nodes that are still waited for, after waited_s of the limit_s that the gate may take."""
+        if choice == ANY or (choice is None and waited_s >= min(PATIENCE_S, limit_s)):
             return []
         return sorted(self._expected.difference(available))
 

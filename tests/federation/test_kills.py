@@ -49,7 +49,7 @@ def assert_as_if_nothing_had_happened(stack: Stack, run_id: str, undisturbed: st
 
 def server_app_of(stack: Stack, run_id: str) -> Path:
     """The folder of the newest attempt, once its ServerApp is there."""
-    folder = stack.run_folder(run_id) / "attempts" / stack.run(run_id)["flower_run_id"]
+    folder = stack.run_folder(run_id) / "attempts" / str(stack.run(run_id)["flower_run_id"])
     wait_for("the ServerApp", lambda: process_record(folder), 20)
     return folder
 
