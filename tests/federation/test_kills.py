@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -152,9 +151,13 @@ def test_a_killed_super_link_comes_back_and_nobody_noticed(stack: Stack, running
 
 
 def test_a_killed_client_app_is_missing_from_its_round_and_no_other(stack: Stack, running: str) -> None:
-    apps = (stack.site_folder(1) / "supernode" / "clientapps").glob("*/*/proc.json")
-    alive = lambda: [p.parent for p in apps if is_alive(json.loads(p.read_text())["pid"])]  # noqa: E731
-    kill_recorded(wait_for("a ClientApp at work", alive, 20)[0])
+    apps = stack.site_folder(1) / "supernode" / "clientapps"
+
+    def at_work() -> list[Path]:
+        folders = [path.parent for path in apps.glob("*/*/proc.json")]
+        return [folder for folder in folders if (record := process_record(folder)) and is_alive(record["pid"])]
+
+    kill_recorded(wait_for("a ClientApp at work", at_work, 30)[0])
     assert_recorded_once(stack, running)
     updates = stack.admin.items(f"/runs/{running}/updates")
     (missing,) = [update for update in updates if update["status"] != "counted"]

@@ -24,6 +24,7 @@ from db.store import Store
 
 log = logging.getLogger(__name__)
 ENDS = ("completed", "failed", "stopped")
+BEGINNINGS = ("run.opened", "run.paused", "run.resumed")
 STOP_GRACE_S = 5.0  # the engine's own time to write its end line, before StopRun
 KILL_GRACE_S = 5.0  # after StopRun a ServerApp ends at its next call; one that computes makes none
 JOURNAL_GRACE_S = 30.0  # for a ServerApp to be started and to import what it needs
@@ -120,7 +121,7 @@ class RunWatch:
                 self._around.wanted.cancel(record["node_id"], record["message_id"])
             elif record["kind"] == "run.closed":
                 self.status = record["status"]
-            elif record["kind"] in ("run.opened", "run.paused", "run.resumed") and self._stop_asked_at is None:
+            elif self._stop_asked_at is None and not self.has_ended and record["kind"] in BEGINNINGS:
                 self.status = "paused" if record["kind"] == "run.paused" else "running"
         await self._log.catch_up()
 
