@@ -38,24 +38,30 @@ def lost_rounds(journal: list[Json], rows: list[Json], num_rounds: int) -> int:
     return len(wanted - closed) + len(closed - {row["round"] for row in rows if row["status"] == "closed"})
 
 
-def double_counts(journal: list[Json], stack: Stack, run_id: str) -> int:
-    """Count committed rounds that stand twice, nodes counted twice in a round, sums unlike their parts, and rows twice."""
-    twice = 0
+def double_counts(journal: list[Json], rows: dict[str, list[Json]]) -> int:
+    """Count committed rounds that stand twice, nodes counted twice in a round, sums unlike their parts, and rows twice.
+
+    rows: of the run's rounds, updates and artifacts.
+    """
     closed = [line for line in journal if line["kind"] == "round.closed"]
-    twice += surplus(line["round"] for line in closed)
+    twice = surplus(line["round"] for line in closed) + surplus(line["seq"] for line in journal)
     for each in closed:
-        mine = [
-            line
-            for line in journal
-            if line["kind"] == "update"
-            and (line["round"], line["attempt"], line["status"]) == (each["round"], each["attempt"], "counted")
-        ]
+        mine = [line for line in journal if line["kind"] == "update" and is_part_of(each, line)]
         twice += surplus(line["node_id"] for line in mine)
         twice += sum(line["num_examples"] for line in mine) != each["num_examples"]
-    twice += surplus(row["round"] for row in stack.admin.items(f"/runs/{run_id}/rounds"))
-    updates = stack.admin.items(f"/runs/{run_id}/updates")
-    twice += surplus((row["round"], row["flower_node_id"], row["kind"], row["wave"]) for row in updates)
-    return twice + surplus(row["uri"] for row in stack.admin.items(f"/runs/{run_id}/artifacts"))
+    twice += surplus(row["round"] for row in rows["rounds"])
+    twice += surplus((row["round"], row["flower_node_id"], row["kind"], row["wave"]) for row in rows["updates"])
+    return twice + surplus(row["uri"] for row in rows["artifacts"])
+
+
+def is_part_of(closed: Json, update: Json) -> bool:
+    """Did the attempt that committed the round count this update in it?"""
+    where = (closed["round"], closed["attempt"], "counted")
+    return (update["round"], update["attempt"], update["status"]) == where
+
+
+def rows_of(stack: Stack, run_id: str) -> dict[str, list[Json]]:
+    return {what: stack.admin.items(f"/runs/{run_id}/{what}") for what in ("rounds", "updates", "artifacts")}
 
 
 def surplus(keys: Iterable[Hashable]) -> int:
