@@ -64,6 +64,7 @@ def everything(folder: Path, kills: int, chance: random.Random) -> Seen:
     home = folder / "home"
     home.mkdir()
     stack = Stack(home, folder / "apps", sites=SITES)
+    stack.admin.env["MAX_ATTEMPTS"] = "1000"  # what is killed here round after round is not the run's fault
     try:
         stack.start()
         quiet = begin(stack)
@@ -85,11 +86,11 @@ def one_run(stack: Stack, victims: Victims, chance: random.Random, undisturbed: 
     """Disturb one run until it ends, and read its record."""
     run_id = begin(stack)
     run_dir = Path(wait_for("the run's directory", lambda: stack.run(run_id)["run_dir"], 60))
-    while seen.kills < kills and committed(run_dir) < ROUNDS - 2:
+    while seen.kills < kills and committed(run_dir) < ROUNDS - 2 and stack.run(run_id)["status"] != "failed":
         time.sleep(chance.uniform(0, LONGEST_PEACE_S))
         if committed(run_dir) < ROUNDS - 2 and (killed := victims.kill(chance.choice(victims.kinds), run_dir)):
             seen.kills += 1
-            await_round(run_dir, killed, seen)
+            await_round(stack, run_id, run_dir, killed, seen)
     run = stack.wait_end(run_id, RUN_S)
     journal, rows = record.journal_of(run_dir), record.rows_of(stack, run_id)
     seen.runs += 1
@@ -102,9 +103,9 @@ def one_run(stack: Stack, victims: Victims, chance: random.Random, undisturbed: 
     say(f"run {run['status']}, {len(run['attempts'])} attempts, {run['rounds_done']} rounds {run['cause'] or ''}")
 
 
-def await_round(run_dir: Path, killed: Killed, seen: Seen) -> None:
+def await_round(stack: Stack, run_id: str, run_dir: Path, killed: Killed, seen: Seen) -> None:
     """Wait for the first message of the next round, and take its time."""
-    found = wait_for("the next round", lambda: next_or_end(run_dir, killed.ready_at), NEXT_ROUND_S)
+    found = wait_for("the next round", lambda: next_or_end(stack, run_id, run_dir, killed.ready_at), NEXT_ROUND_S)
     after_s = found - killed.ready_at
     if found != ENDED:
         seen.resumed_s[killed.kind].append(after_s)
@@ -115,11 +116,11 @@ def committed(run_dir: Path) -> int:
     return sum(line["kind"] == "round.closed" for line in record.journal_of(run_dir))
 
 
-def next_or_end(run_dir: Path, after: float) -> float | None:
+def next_or_end(stack: Stack, run_id: str, run_dir: Path, after: float) -> float | None:
     """Say when the next round was opened; ENDED for a run that has ended before."""
     if (at := record.next_round_at(run_dir, after)) is not None:
         return at
-    return ENDED if any(line["kind"] == "run.closed" for line in record.journal_of(run_dir)) else None
+    return ENDED if stack.run(run_id)["status"] in ("completed", "failed", "stopped") else None
 
 
 def rows(seen: Seen) -> list[Row]:
