@@ -4,8 +4,10 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
-from flwr.serverapp import ServerApp
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
 
 app = ServerApp()
 AT = "2026-11-22T08:00:00.000Z"
@@ -15,12 +17,12 @@ COMMIT = {"file": "commit/round-1.safetensors", "sha256": "a" * 64, "size_bytes"
 
 
 @app.main()
-def main(grid, context):
+def main(grid: Grid, context: Context) -> None:
     path = Path(os.environ["ESPALIER_RUN_DIR"]) / "journal.jsonl"
     past = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = max((line["round"] for line in past if line["kind"] == "round.closed"), default=0)
 
-    def write(kind, **fields):
+    def write(kind: str, **fields: Any) -> None:
         line = {"seq": len(past) + 1, "at": AT, "attempt": os.environ["ESPALIER_ATTEMPT"], "kind": kind, **fields}
         past.append(line)
         with path.open("a") as file:
