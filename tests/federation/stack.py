@@ -194,7 +194,14 @@ class Stack:
             if server.process is not None:
                 server.process.wait(10)
         wait_for("everything to be dead", lambda: not any(is_alive(process.pid) for process in doomed), 20)
-        assert not list(self.processes()), "the power cut has left somebody"
+        wait_for("whoever was born meanwhile to be dead", lambda: not self._killed_rest(), 20)
+
+    def _killed_rest(self) -> list[int]:
+        rest = list(self.processes())
+        for process in rest:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return [process.pid for process in rest]
 
     def power_up(self) -> None:
         """Start the servers, all at once, as an init system does; the rest is theirs."""
