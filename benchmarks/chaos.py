@@ -133,7 +133,7 @@ def rows(seen: Seen) -> list[Row]:
         Row("resume, slowest (s)", "s", max(alone, default=0.0), goal=RESUME_S),
         Row("power cut, slowest (s)", "s", max(cuts, default=0.0), goal=POWER_CUT_S),
         Row("runs that did not complete", "", seen.failed, goal=0),
-        Row("final model, of the largest weight", "", max(seen.apart, default=0.0), goal=SAME_MODEL),
+        *([Row("final model, of the largest weight", "", max(seen.apart), goal=SAME_MODEL)] if seen.apart else []),
         Row("runs", "", seen.runs),
         Row("runs with every update, compared by their model", "", len(seen.apart)),
         Row("attempts", "", seen.attempts),
