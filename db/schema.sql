@@ -200,6 +200,7 @@ comment on column public.federated_runs.status is '
      │                          │            │           │
      │                          └────────────┴───────────┴──stop asked──▶ stopping
      └──▶ stopping | failed | stopped        any but pending ──▶ completed | failed | stopped
+                                             failed | stopped ──resumed by hand──▶ starting
   The journal''s end line decides over an end that the server concluded before it was read.';
 comment on column public.federated_runs.waiting is 'While too few nodes are there: round, available, wanted, and until when the run waits.';
 comment on column public.federated_runs.ended_early is 'Why a completed run did not do all its rounds.';
@@ -229,11 +230,15 @@ create table public.run_attempts (
   created_at timestamptz not null default now(),
   started_at timestamptz,
   ended_at timestamptz,
+  is_reopened boolean not null default false,
   unique (run_id, attempt)
 );
 comment on table public.run_attempts is 'One Flower run; a resumed run has several, one after the other.';
 comment on column public.run_attempts.status is '
-  starting ──▶ running ──▶ completed | failed | stopped, as the run ends      open, and a later attempt begins ──▶ lost';
+  starting ──▶ running ──▶ completed | failed | stopped, as the run ends
+     └────────────┴──its ServerApp or its Flower run is gone, its run is not; or a later attempt begins──▶ lost
+  A run that has not ended and whose newest attempt is over waits for the next one.';
+comment on column public.run_attempts.is_reopened is 'Somebody had the run go on after this attempt had ended it.';
 comment on column public.run_attempts.reason is 'What the admin server noted before it ended the Flower run: stop asked, ServerApp died: …';
 alter table public.run_attempts enable row level security;
 
@@ -529,7 +534,8 @@ left join lateral (
 ) w on true;
 
 create view public.attempt_list with (security_invoker = true) as
-select a.key, r.project_id, a.run_id, a.attempt, a.flower_run_id, a.series_id, a.status, a.reason, a.created_at, a.started_at, a.ended_at
+select a.key, r.project_id, a.run_id, a.attempt, a.flower_run_id, a.series_id, a.status, a.reason, a.created_at, a.started_at, a.ended_at,
+  a.is_reopened
 from public.run_attempts a join public.federated_runs r on r.id = a.run_id;
 
 create view public.round_list with (security_invoker = true) as
@@ -696,6 +702,7 @@ language sql immutable set search_path = '' as $$
     ('run', 'paused', 'running'), ('run', 'paused', 'stopping'),
     ('run', 'paused', 'completed'), ('run', 'paused', 'failed'), ('run', 'paused', 'stopped'),
     ('run', 'stopping', 'completed'), ('run', 'stopping', 'failed'), ('run', 'stopping', 'stopped'),
+    ('run', 'failed', 'starting'), ('run', 'stopped', 'starting'),
     ('session', 'starting', 'running'), ('session', 'starting', 'stopping'), ('session', 'starting', 'stopped'),
     ('session', 'starting', 'exited'), ('session', 'starting', 'failed'), ('session', 'starting', 'lost'),
     ('session', 'running', 'stopping'), ('session', 'running', 'stopped'), ('session', 'running', 'exited'),
@@ -930,7 +937,7 @@ $$;
 create function public.schema_version() returns jsonb
 language sql immutable set search_path = '' as $$
   -- The newest migration; each migration replaces this function.
-  select to_jsonb('20261122160000'::text)
+  select to_jsonb('20261122170000'::text)
 $$;
 
 create function public.open_project(p_slug text, p_name text, p_coordinator_external_id text, p_coordinator_name text) returns jsonb
@@ -1341,13 +1348,29 @@ language sql set search_path = '' as $$
   where r.id = p_run_id and r.status in ('completed', 'failed', 'stopped') and o.run_id = r.id and o.status = 'open'
 $$;
 
+create function espalier.active_by_rest(p_project_id uuid) returns uuid
+language sql stable set search_path = '' as $$
+  select id from public.federated_runs where project_id = p_project_id and origin = 'rest' and not espalier.has_ended(status)
+$$;
+
+create function espalier.reopen_run(p_run public.federated_runs, p_newest public.run_attempts) returns void
+language plpgsql set search_path = '' as $$
+-- A run that had ended goes on: its next attempt is to come.
+begin
+  update public.federated_runs set ended_at = null where id = p_run.id;
+  delete from public.run_causes where run_id = p_run.id;
+  update public.run_attempts set is_reopened = true where key = p_newest.key;
+  perform espalier.emit(p_run.project_id, 'fl.federation.resumed', p_run.id, null, null,
+    jsonb_build_object('attempt', p_newest.flower_run_id));
+end
+$$;
+
 create function public.begin_run(
   p_project_id uuid, p_app text, p_fab_hash text, p_config jsonb, p_label text, p_origin text
 ) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   v_run_id uuid;
-  v_active uuid;
   v_mark bigint;
 begin
   perform espalier.lock_project(p_project_id);
@@ -1357,9 +1380,7 @@ begin
     values (p_project_id, p_app, p_fab_hash, p_config, p_label, p_origin)
     returning id into v_run_id;
   exception when unique_violation then
-    select id into v_active from public.federated_runs
-    where project_id = p_project_id and origin = 'rest' and not espalier.has_ended(status);
-    perform espalier.refuse('ES001', 'A run that was started by REST is still active.', v_active::text);
+    perform espalier.refuse('ES001', 'A run that was started by REST is still active.', espalier.active_by_rest(p_project_id)::text);
   end;
   perform espalier.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
     jsonb_build_object('app', p_app, 'label', p_label, 'origin', p_origin));
@@ -1386,7 +1407,7 @@ begin
   where run_id = p_run_id and flower_run_id <> p_flower_run_id and status in ('starting', 'running');
   update public.federated_runs
   set series_id = coalesce(p_series_id, series_id),
-      status = case when status = any (espalier.allowed_from('run', 'starting')) then 'starting' else status end
+      status = case when status = 'pending' then 'starting' else status end
   where id = p_run_id;
   -- Lines that came before their run get keys of now: who follows the run has seen all keys up to the last one.
   insert into public.log_tails as t (run_id, stream) values (p_run_id, '') on conflict (run_id, stream) do update set lines = t.lines;
@@ -1475,15 +1496,21 @@ begin
   perform espalier.lock_project(v_project_id);
   v_mark := espalier.last_event(v_project_id);
   select status into v_before from public.federated_runs where id = p_run_id for no key update;
-  update public.federated_runs set status = p_status
-  where id = p_run_id and status = any (espalier.allowed_from('run', p_status))
-    and (p_expected is null or jsonb_typeof(p_expected) = 'null' or p_expected ? status)
-  returning * into v_run;
-  if not found then
+  begin
+    update public.federated_runs set status = p_status
+    where id = p_run_id and status = any (espalier.allowed_from('run', p_status))
+      and (p_expected is null or jsonb_typeof(p_expected) = 'null' or p_expected ? status)
+    returning * into v_run;
+  exception when unique_violation then
+    perform espalier.refuse('ES001', 'A run that was started by REST is still active.', espalier.active_by_rest(v_project_id)::text);
+  end;
+  if v_run.id is null then
     return null;
   end if;
   v_attempt := espalier.newest_attempt(p_run_id);
-  if p_status = 'running' and v_before = 'paused' then
+  if espalier.has_ended(v_before) then
+    perform espalier.reopen_run(v_run, v_attempt);
+  elsif p_status = 'running' and v_before = 'paused' then
     perform espalier.emit(v_project_id, 'fl.federation.resumed', p_run_id);
   elsif p_status = 'running' then
     perform espalier.start_run(v_run, v_attempt.flower_run_id, now(), null);
@@ -1504,6 +1531,17 @@ begin
     perform espalier.refuse('ES005', format('There is no attempt %s.', p_flower_run_id));
   end if;
   return 'null';
+end
+$$;
+
+create function public.lose_attempt(p_flower_run_id text, p_reason text) returns jsonb
+language plpgsql set search_path = '' as $$
+-- Write that an attempt is over while its run is not; an attempt that has ended with its run stays as it is.
+begin
+  perform public.note_attempt(p_flower_run_id, p_reason);
+  update public.run_attempts set status = 'lost', ended_at = now()
+  where flower_run_id = p_flower_run_id and status in ('starting', 'running');
+  return (select to_jsonb(a) from public.attempt_list a where a.flower_run_id = p_flower_run_id);
 end
 $$;
 
@@ -2492,9 +2530,8 @@ language sql stable set search_path = '' as $$
   where p.pronamespace = 'espalier'::regnamespace or (p.pronamespace = 'public'::regnamespace and p.proname in (
     'schema_version', 'open_project', 'hold_lease', 'release_lease', 'add_token', 'find_token', 'revoke_tokens', 'audit',
     'create_invitation', 'check_invitation', 'redeem_invitation', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
-    'begin_run', 'begin_attempt', 'adopt_run', 'move_run', 'note_attempt', 'apply_journal', 'forget_projection',
-    'append_log_lines', 'tail_offset', 'prune', 'accept_reports',
-    'add_model', 'promote_model', 'note_artifact'))
+    'begin_run', 'begin_attempt', 'adopt_run', 'move_run', 'note_attempt', 'lose_attempt', 'apply_journal', 'forget_projection',
+    'append_log_lines', 'tail_offset', 'prune', 'accept_reports', 'add_model', 'promote_model', 'note_artifact'))
 $$;
 
 create function espalier.set_rights() returns void

@@ -217,6 +217,10 @@ class Store:
         """Note why an attempt is about to end; the first note stays."""
         await self._call("note_attempt", flower_run_id=flower_run_id, reason=storable(reason))
 
+    async def lose_attempt(self, flower_run_id: str, reason: str) -> Row:
+        """Write that an attempt is over while its run is not, and give it; one that ended with its run stays as it is."""
+        return await self._row("lose_attempt", flower_run_id=flower_run_id, reason=storable(reason))
+
     # what runs leave behind
 
     async def apply_journal(self, run_id: str, records: Sequence[Any], end_offset: int) -> Row:

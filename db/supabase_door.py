@@ -14,7 +14,7 @@ from db.whole_calls import WholeCalls
 # What is sent again when its connection broke halfway: reads, and writes whose second answer is the first one again. Any other
 # write may be done already, and its second answer would hide that (`applied` false, no events): whoever called decides.
 _SAY = ("schema_version", "find_token", "tail_offset", "check_invitation")
-_REPEATABLE = {*_SAY, "open_project", "hold_lease", "release_lease", "add_token", "begin_attempt", "note_attempt"}
+_REPEATABLE = {*_SAY, "open_project", "hold_lease", "release_lease", "add_token", "begin_attempt", "note_attempt", "lose_attempt"}
 _ROLLED_BACK = ("40001", "40P01")  # a deadlock or its like: nothing of the call stayed, so any call may be made again
 
 

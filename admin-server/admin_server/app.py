@@ -17,6 +17,7 @@ from admin_server.api import apps, events, health, models, nodes, projects, repo
 from admin_server.apps import Apps
 from admin_server.artifacts.stores import Stores
 from admin_server.artifacts.uploads import Uploads
+from admin_server.attempts import Attempts
 from admin_server.audit import TELL_S, Audit
 from admin_server.authentication import Authentication
 from admin_server.background import Background
@@ -24,6 +25,7 @@ from admin_server.database import LOOK_S, Database
 from admin_server.deps import only_known_query
 from admin_server.duties import Duties
 from admin_server.feed import Feed
+from admin_server.initial_models import InitialModels
 from admin_server.invitations import Invitations
 from admin_server.lease import RENEW_S, Lease, server_id
 from admin_server.lost_nodes import LostNodes
@@ -85,15 +87,17 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
         always, held = Background(), Background()
         lost_nodes, wanted = LostNodes(), Wanted(feed)
         link = Superlink(settings, store, project["coordinator_node_id"], held)
-        around = Surroundings(store, home / "runs", lambda: link.flower, lost_nodes, wanted, settings.coordinator_node_name)
+        fabs, runs_dir, name = Apps(settings.apps_dir, home / "apps"), home / "runs", settings.coordinator_node_name
+        around = Surroundings(store, runs_dir, lambda: link.flower, lost_nodes, wanted, name, fabs.writes_journal)
         watches = Watches(around, project["id"], held)
-        fabs = Apps(settings.apps_dir, home / "apps")
-        started = Runs(store, project["id"], fabs, link, watches, home / "runs")
+        again = Attempts(store, fabs, lambda: link.flower, watches, lost_nodes, runs_dir, name, settings.max_attempts, held)
+        models = InitialModels(store, project["id"], runs_dir, home / "initial-models")
+        started = Runs(store, project["id"], fabs, link, watches, again, models, runs_dir)
         members = Nodes(database, project, link, lost_nodes, wanted)
         stores = Stores(home, settings.artifacts_url, settings.s3_endpoint_url)
         uploads = Uploads(store, project["id"], stores, home / "runs")
         prune = partial(store.prune, project["id"], settings.log_retention_days)
-        duties = Duties(link, started, watches, members, prune, uploads, held)
+        duties = Duties(link, started, again, members, prune, uploads, held)
         lease = Lease(store, project["id"], server_id(home), duties.begin, duties.end)
         for end in (lease.release, always.end, held.end, duties.give_up):  # the last one is done first
             ends.push_async_callback(end)

@@ -30,6 +30,7 @@ class Fab:
     version: str
     declared: dict[str, Scalar]
     limits: dict[str, Limits]
+    writes_journal: bool = False
 
 
 class Apps:
@@ -52,6 +53,18 @@ class Apps:
                 self._built[source] = known = (mark, await build(source, self._fabs_dir))
                 self._built[known[1].path] = (fingerprint(known[1].path), known[1])  # the same under its hash
             return known[1]
+
+    def content(self, sha256: str) -> bytes | None:
+        """Give a FAB that was built or uploaded here; None for one that a shell brought to the SuperLink."""
+        path = self._fabs_dir / f"{sha256}.fab"
+        return path.read_bytes() if path.is_file() else None
+
+    async def writes_journal(self, sha256: str) -> bool:
+        """Does the app declare that it writes the journal of docs/journal.md? False for one that a shell brought."""
+        try:
+            return (await self.fab(sha256)).writes_journal
+        except (AppNotFound, AppInvalid):
+            return False
 
     async def upload(self, content: bytes) -> Fab:
         """Keep a FAB under its sha256. Raises AppInvalid when it is none."""
@@ -139,4 +152,12 @@ def read_answer(app: str, rc: int | None, out: str, err: str) -> Fab:
     if "refused" in answer:
         raise AppInvalid(f"{app} is no Flower app that can run: {answer['refused']}", app=app)
     limits = {key: Limits.of(key, told) for key, told in answer["limits"].items()}
-    return Fab(Path(answer["path"]), answer["sha256"], answer["fab_id"], answer["version"], answer["declared"], limits)
+    return Fab(
+        Path(answer["path"]),
+        answer["sha256"],
+        answer["fab_id"],
+        answer["version"],
+        answer["declared"],
+        limits,
+        answer["writes_journal"],
+    )

@@ -10,6 +10,7 @@ from control_plane.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 Want = Literal["run", "pause", "stop"]
+Nodes = Literal["same", "any"]
 
 
 class ControlFile:
@@ -20,6 +21,7 @@ class ControlFile:
         self.seq = 0
         self.want: Want = "run"
         self.lost_nodes: dict[str, str] = {}
+        self.nodes: Nodes | None = None
         self._read()
 
     def ask(self, want: Want) -> None:
@@ -27,6 +29,12 @@ class ControlFile:
         if self.want not in (want, "stop"):
             self.want = want
             self._write()
+
+    def go_on(self, lost_nodes: Mapping[str, str], nodes: Nodes | None = None) -> None:
+        """Before a new attempt: a stop is over, a pause stays. nodes: whom it waits for, as the attempt before if None."""
+        self.want = "run" if self.want == "stop" else self.want
+        self.lost_nodes, self.nodes = dict(lost_nodes), nodes or self.nodes
+        self._write()
 
     def lose(self, lost_nodes: Mapping[str, str]) -> None:
         """Say which Flower nodes are known dead now, and why."""
@@ -36,12 +44,14 @@ class ControlFile:
 
     def _write(self) -> None:
         self.seq += 1
-        write_json(self._path, {"seq": self.seq, "want": self.want, "lost_nodes": self.lost_nodes})
+        nodes = {} if self.nodes is None else {"nodes": self.nodes}
+        write_json(self._path, {"seq": self.seq, "want": self.want, "lost_nodes": self.lost_nodes, **nodes})
 
     def _read(self) -> None:
         try:
             told = read_json(self._path) or {}
             self.seq, self.want = int(told.get("seq", 0)), told.get("want", "run")
+            self.nodes = told.get("nodes")
             self.lost_nodes = {str(node): str(reason) for node, reason in told.get("lost_nodes", {}).items()}
         except (json.JSONDecodeError, ValueError, TypeError, AttributeError) as broken:
             log.warning("%s cannot be read and is written anew: %s", self._path, broken)

@@ -2,11 +2,11 @@
 
 from admin_server.artifacts.uploads import LOOK_S as UPLOAD_S
 from admin_server.artifacts.uploads import Uploads
+from admin_server.attempts import Attempts
 from admin_server.background import Background, Step
 from admin_server.nodes import LOOK_S, OFFLINE_LOOK_S, Nodes
 from admin_server.runs import Runs
 from admin_server.superlink import Superlink
-from admin_server.watch.watches import Watches
 
 PRUNE_S = 3600.0
 
@@ -18,7 +18,7 @@ class Duties:
         self,
         superlink: Superlink,
         runs: Runs,
-        watches: Watches,
+        attempts: Attempts,
         nodes: Nodes,
         prune: Step,
         uploads: Uploads,
@@ -27,7 +27,7 @@ class Duties:
         self._superlink = superlink
         self._runs = runs
         self._has_begun = False
-        self._watches = watches
+        self._attempts = attempts
         self._nodes = nodes
         self._prune = prune
         self._uploads = uploads
@@ -37,7 +37,7 @@ class Duties:
         """Take up what an earlier holder on this machine left, and go on."""
         self._has_begun = True
         await self._superlink.begin()
-        await self._watches.begin()
+        await self._attempts.begin()
         self._background.repeat("marking of lost nodes", self._nodes.mark_lost, LOOK_S)
         self._background.repeat("look at the SuperLink's nodes", self._nodes.look_at_superlink, OFFLINE_LOOK_S)
         self._background.repeat("pruning", self._prune, PRUNE_S)

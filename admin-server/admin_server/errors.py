@@ -1,8 +1,8 @@
 """What this server refuses, each with its own anchor in docs/troubleshooting.md.
 
 Conflict 409          SuperlinkNotRunning, SuperlinkUnreachable, SuperlinkActive, ActiveRun, NoActiveRun, RunChanged,
-                      RunEnded, RunNotSteerable, NodeEnrolled, InvitationUsed, ArtifactDamaged
-Invalid 422           AppInvalid, RunConfigInvalid, ArgumentRefused, FederationUnknown, AddressInvalid,
+                      RunEnded, RunNotSteerable, RunNotResumable, NodeEnrolled, InvitationUsed, ArtifactDamaged
+Invalid 422           AppInvalid, RunConfigInvalid, InitialModelUnfit, ArgumentRefused, FederationUnknown, AddressInvalid,
                       CertificatesInvalid, PublicKeyInvalid
 NotFound 404          AppNotFound, RunNotFound, NodeNotFound, ProjectNotFound, ArtifactNotFound, ModelNotFound
 Unauthorized 401      InvitationUnknown
@@ -83,6 +83,13 @@ class RunNotSteerable(Conflict):
     slug = "run-not-steerable"
 
 
+class RunNotResumable(Conflict):
+    """The run has no committed round, or no journal, to go on from, or it has not ended."""
+
+    title = "Run cannot go on"
+    slug = "run-not-resumable"
+
+
 class NodeEnrolled(Conflict):
     """A node with this external id is enrolled; remove it before it enrols with a new key."""
 
@@ -137,6 +144,13 @@ class RunConfigInvalid(Invalid):
 
     title = "Run config invalid"
     slug = "run-config-invalid"
+
+
+class InitialModelUnfit(Invalid):
+    """The artifact that the run was to start from cannot be used for that."""
+
+    title = "Initial model unfit"
+    slug = "initial-model-unfit"
 
 
 class ArgumentRefused(Invalid):

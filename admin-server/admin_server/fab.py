@@ -24,6 +24,7 @@ def build(source: Path, out_dir: Path) -> dict[str, Any]:
         config = get_fab_config(content)
         declared = flatten_dict(config["tool"]["flwr"]["app"].get("config"))
         limits = limits_of(config)
+        writes_journal = config["tool"].get("espalier", {}).get("journal") is True
         fab_id, version = get_metadata_from_config(config)
     except (Exception, SystemExit) as refused:
         return {"refused": f"{type(refused).__name__}: {refused}" if str(refused) else type(refused).__name__}
@@ -31,7 +32,7 @@ def build(source: Path, out_dir: Path) -> dict[str, Any]:
     path = out_dir / f"{sha256}.fab"
     write_atomic(path, content)
     answer = {"path": str(path), "sha256": sha256, "fab_id": fab_id, "version": version}
-    return {**answer, "declared": declared, "limits": limits}
+    return {**answer, "declared": declared, "limits": limits, "writes_journal": writes_journal}
 
 
 def built(app: Path) -> bytes:

@@ -89,6 +89,19 @@ class Flower:
         )
         if series_id is not None:
             request.series_id = int(series_id)
+        return await self._start(request)
+
+    async def start_stored_run(self, fab_id: str, fab_hash: str, config: Mapping[str, Any], series_id: str) -> tuple[str, str]:
+        """Start another run of a series with the FAB that the SuperLink keeps of an earlier one; else as start_run."""
+        request = pb.StartRunRequest(
+            app_spec=f"@{fab_id}",
+            fab=Fab(hash_str=fab_hash),
+            override_config=user_config_to_proto(dict(config)),
+            series_id=int(series_id),
+        )
+        return await self._start(request)
+
+    async def _start(self, request: pb.StartRunRequest) -> tuple[str, str]:
         answer = await self._call(lambda: self._client.StartRun(request))
         if not answer.HasField("run_id"):  # a FAB over 10 MB: HTTP 200 and an empty message
             raise FlowerRefused("The SuperLink took the app and started no run; a FAB may have at most 10 MB.", code=None)

@@ -68,6 +68,7 @@ class RunOpened(Record):
     seed: int
     min_available: Count
     resumed_after: Count
+    initial_model: Sha256 | None = None
     model: Model
     config: dict[str, str | int | float | bool]
 

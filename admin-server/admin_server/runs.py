@@ -11,22 +11,27 @@ from typing import Any
 
 from admin_server.apps import Apps, Fab
 from admin_server.arguments import take
-from admin_server.control import Want
+from admin_server.attempts import RUN_ID_KEY, Attempts
+from admin_server.control import ControlFile, Nodes, Want
 from admin_server.errors import (
     ActiveRun,
     FederationUnknown,
     FlowerRefused,
     NoActiveRun,
     RunChanged,
+    RunConfigInvalid,
     RunEnded,
     RunNotFound,
+    RunNotResumable,
     RunNotSteerable,
     RunsUnwritable,
     SuperlinkUnreachable,
 )
 from admin_server.flower import Flower
 from admin_server.flwr_config import CONNECTION
+from admin_server.initial_models import KEY, InitialModels
 from admin_server.run_config import Scalar, check, from_text
+from admin_server.rundir import RunDirectory
 from admin_server.schemas import RunStart
 from admin_server.superlink import Superlink
 from admin_server.watch.outcome import STOP_ASKED, cause
@@ -37,30 +42,46 @@ from db.store import Store
 
 log = logging.getLogger(__name__)
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-RUN_ID_KEY = "current-run-id"
 END_ALL_S = 15.0
+BETWEEN = ["starting", "running", "paused"]  # what a run is that nobody watches: it waits for its next attempt
 COUNTED = ("rounds", "updates", "metrics", "log_lines", "events")
 
 
 class Runs:
     """The runs of this server's project."""
 
-    def __init__(self, store: Store, project_id: str, apps: Apps, superlink: Superlink, watches: Watches, runs_dir: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        project_id: str,
+        apps: Apps,
+        superlink: Superlink,
+        watches: Watches,
+        attempts: Attempts,
+        initial_models: InitialModels,
+        runs_dir: Path,
+    ) -> None:
         self._store = store
         self._project_id = project_id
         self._apps = apps
         self._superlink = superlink
         self._watches = watches
+        self._attempts = attempts
+        self._initial_models = initial_models
         self._runs_dir = runs_dir
 
     async def start(self, request: RunStart) -> dict[str, Any]:
         """Check everything, write the intent, start the run; give its row.
 
-        Raises SuperlinkNotRunning, SuperlinkUnreachable, AppNotFound, AppInvalid, RunConfigInvalid, ArgumentRefused,
-        RunsUnwritable, ActiveRun.
+        Raises SuperlinkNotRunning, SuperlinkUnreachable, AppNotFound, AppInvalid, RunConfigInvalid, InitialModelUnfit,
+        ArgumentRefused, RunsUnwritable, ActiveRun.
         """
         given = {**self._arguments(request.extra_args), **request.run_config}
         fab = await self._apps.fab(request.app)
+        if request.initial_model is not None:
+            if KEY in given:
+                raise RunConfigInvalid(f"{KEY} is given twice: in run_config, and as initial_model.", key=KEY)
+            given[KEY] = await self._initial_models.place(request.initial_model)
         config = check(fab.declared, fab.limits, given)
         self._see_writable()
         flower = self._superlink.flower
@@ -138,7 +159,7 @@ class Runs:
         watch = self._watches.of(run["id"])
         if watch is not None:
             await watch.ask("stop", reason)
-        elif run["flower_run_id"] is not None or not await self._store.move_run(run["id"], "stopped", expected=["pending"]):
+        elif not await self._store.move_run(run["id"], "stopped", expected=BETWEEN if run["flower_run_id"] else ["pending"]):
             told = f"Run {run['id']} has just changed; look at it and ask again."
             raise RunChanged(told, run_id=run["id"])
         return await self.one(run["id"])
@@ -148,6 +169,9 @@ class Runs:
         run = await self.one(run_id)
         watch = self._watches.of(run["id"])
         told = f"Run {run['id']} is {run['status']} and cannot be paused or resumed"
+        if run["status"] in BETWEEN and watch is None:  # its next attempt reads this
+            ControlFile(RunDirectory(self._runs_dir / run["series_id"]).control).ask(want)
+            return run
         if run["status"] in (*ENDS, "stopping") or watch is None:
             raise RunEnded(f"{told}.", run_id=run["id"], status=run["status"])
         if run["status"] not in ("pending", "starting") and not watch.reads_wishes:
@@ -156,6 +180,20 @@ class Runs:
             )
         await watch.ask(want)
         return await self.one(run["id"])
+
+    async def resume(self, run_id: str, nodes: Nodes | None) -> dict[str, Any]:
+        """Let a paused run go on, or one that failed or was stopped, after its last committed round.
+
+        nodes: for one that has ended. Raises RunNotFound, RunEnded, RunNotSteerable, and what Attempts.by_hand raises.
+        """
+        run = await self.one(run_id)
+        if run["status"] not in ENDS:
+            if nodes is not None:
+                told = f"Run {run['id']} is {run['status']}: nodes are chosen when a run goes on that has ended."
+                raise RunNotResumable(told, run_id=run["id"], status=run["status"])
+            return await self.ask(run_id, "run")
+        await self._attempts.by_hand(run, nodes or "same")
+        return await self.one(run_id)
 
     async def end_all(self, reason: str) -> None:
         """End every active run, and wait until no ServerApp is left; KILL what stays."""
@@ -166,11 +204,21 @@ class Runs:
         ):
             if failed is not None:
                 log.error("run %s could not be asked to stop, and its ServerApp is killed: %s", watch.run_id, failed)
+        await self._end_waiting({watch.run_id for watch in watches})
         if watches:
             await asyncio.wait([asyncio.create_task(watch.over.wait()) for watch in watches], timeout=END_ALL_S)
         for watch in watches:
             if watch.kill():
                 log.warning("run %s: its ServerApp was killed, since it did not end within %d s", watch.run_id, END_ALL_S)
+
+    async def _end_waiting(self, watched: set[str]) -> None:
+        """End the runs that are between two attempts."""
+        try:
+            for run in await self.active():
+                if run["id"] not in watched:
+                    await self._store.move_run(run["id"], "stopped", expected=BETWEEN)
+        except DatabaseUnavailable as away:
+            log.error("runs that wait for their next attempt are not ended: %s", away)
 
     async def active(self) -> list[dict[str, Any]]:
         where = {"project_id": self._project_id, "status": ACTIVE}

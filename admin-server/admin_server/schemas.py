@@ -156,6 +156,9 @@ class RunStart(Body):
         default="flower-app", min_length=1, max_length=300, description="Folder below APPS_DIR, or the sha256 of a FAB."
     )
     run_config: dict[str, Any] = Field(default_factory=dict)
+    initial_model: str | None = Field(
+        default=None, max_length=36, description="Id of an artifact whose model the first round starts from."
+    )
     label: Name | None = None
     stream: bool = Field(default=False, description="Put the address of the live log into the answer.")
     federation_name: Name | None = Field(default=None, description="A federation of the SuperLink, or our connection's name.")
@@ -185,6 +188,13 @@ class ModelPromotion(Body):
 
 class Promotion(Body):
     why: Why
+
+
+class RunResume(Body):
+    nodes: Literal["same", "any"] | None = Field(
+        default=None,
+        description="For a run that has ended: wait for the nodes of its last round (same, the default), or take any.",
+    )
 
 
 class RunAccepted(BaseModel):

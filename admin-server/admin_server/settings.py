@@ -43,6 +43,7 @@ class Settings(ServerSettings):
     coordinator_node_name: str = Field("Coordinator", min_length=1, max_length=200, description="Its name, for people.")
     artifacts_url: str | None = Field(None, description="s3://BUCKET/PREFIX for models and copies of artifacts.")
     s3_endpoint_url: str | None = Field(None, description="Address of the S3 server, where it is not AWS.")
+    max_attempts: int = Field(5, ge=1, description="Attempts in a row without a committed round, after which a run has failed.")
     log_retention_days: float = Field(30, gt=0, description="Rows that are not kept for ever go after this.")
 
     @field_validator("apps_dir")

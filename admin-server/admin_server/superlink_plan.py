@@ -81,7 +81,8 @@ class SuperlinkPlan:
     def executor_argv(self) -> list[str]:
         argv = [sys.executable, "-m", "flower_runtime.executor", "--runtime-api", self.address]
         argv += ["--insecure"] if self.files is None else ["--root-certificates", str(self.files.ca)]
-        return [*argv, "--superexec-auth-secret-file", str(self.secret()), "--runs-dir", str(self.home / "runs")]
+        folders = ["--runs-dir", str(self.home / "runs"), "--models-dir", str(self.home / "initial-models")]
+        return [*argv, "--superexec-auth-secret-file", str(self.secret()), *folders]
 
     def secret(self) -> Path:
         """The file that lets the executor, and nobody else, take ServerApps; made at first use."""

@@ -71,7 +71,7 @@ class Supervision:
         self._halted, self._wanted, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._target: Target | None = None
         self._failures = 0
-        self._is_closing = self._is_running = False
+        self._is_closing = self._is_running = self._is_left_online = False
         self.waits_because: str | None = None
         self.restart_at: float | None = None
         self.process = SupervisedProcess(
@@ -158,6 +158,8 @@ class Supervision:
         plan = self._plans.plan
         if self._target is None or plan.request is None:
             return False
+        if self._is_left_online:  # the SuperLink was away, as after a power cut, and would refuse the start for up to 60 s
+            await self._deactivate(self._target)
         port = choose_port(plan.request, plan.port)
         self._plans.change(port=port)
         await asyncio.to_thread(kill_clientapps, self._folder.clientapps)
@@ -246,7 +248,7 @@ class Supervision:
         flower_node_id = (identity.flower_node_id if identity else None) or (last.flower_node_id if last else None)
         if flower_node_id is not None:
             argv = deactivate_argv(self._commands.deactivate, target, flower_node_id)
-            await deactivate(argv, supernode_environment(self._settings))
+            self._is_left_online = not await deactivate(argv, supernode_environment(self._settings))
 
     async def _back_off(self) -> None:
         wait_s = self._backoff.next_s()

@@ -12,6 +12,7 @@ language sql immutable set search_path = '' as $$
     ('run', 'paused', 'running'), ('run', 'paused', 'stopping'),
     ('run', 'paused', 'completed'), ('run', 'paused', 'failed'), ('run', 'paused', 'stopped'),
     ('run', 'stopping', 'completed'), ('run', 'stopping', 'failed'), ('run', 'stopping', 'stopped'),
+    ('run', 'failed', 'starting'), ('run', 'stopped', 'starting'),
     ('session', 'starting', 'running'), ('session', 'starting', 'stopping'), ('session', 'starting', 'stopped'),
     ('session', 'starting', 'exited'), ('session', 'starting', 'failed'), ('session', 'starting', 'lost'),
     ('session', 'running', 'stopping'), ('session', 'running', 'stopped'), ('session', 'running', 'exited'),

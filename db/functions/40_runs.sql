@@ -100,13 +100,29 @@ language sql set search_path = '' as $$
   where r.id = p_run_id and r.status in ('completed', 'failed', 'stopped') and o.run_id = r.id and o.status = 'open'
 $$;
 
+create function espalier.active_by_rest(p_project_id uuid) returns uuid
+language sql stable set search_path = '' as $$
+  select id from public.federated_runs where project_id = p_project_id and origin = 'rest' and not espalier.has_ended(status)
+$$;
+
+create function espalier.reopen_run(p_run public.federated_runs, p_newest public.run_attempts) returns void
+language plpgsql set search_path = '' as $$
+-- A run that had ended goes on: its next attempt is to come.
+begin
+  update public.federated_runs set ended_at = null where id = p_run.id;
+  delete from public.run_causes where run_id = p_run.id;
+  update public.run_attempts set is_reopened = true where key = p_newest.key;
+  perform espalier.emit(p_run.project_id, 'fl.federation.resumed', p_run.id, null, null,
+    jsonb_build_object('attempt', p_newest.flower_run_id));
+end
+$$;
+
 create function public.begin_run(
   p_project_id uuid, p_app text, p_fab_hash text, p_config jsonb, p_label text, p_origin text
 ) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   v_run_id uuid;
-  v_active uuid;
   v_mark bigint;
 begin
   perform espalier.lock_project(p_project_id);
@@ -116,9 +132,7 @@ begin
     values (p_project_id, p_app, p_fab_hash, p_config, p_label, p_origin)
     returning id into v_run_id;
   exception when unique_violation then
-    select id into v_active from public.federated_runs
-    where project_id = p_project_id and origin = 'rest' and not espalier.has_ended(status);
-    perform espalier.refuse('ES001', 'A run that was started by REST is still active.', v_active::text);
+    perform espalier.refuse('ES001', 'A run that was started by REST is still active.', espalier.active_by_rest(p_project_id)::text);
   end;
   perform espalier.emit(p_project_id, 'fl.federation.created', v_run_id, null, null,
     jsonb_build_object('app', p_app, 'label', p_label, 'origin', p_origin));
@@ -145,7 +159,7 @@ begin
   where run_id = p_run_id and flower_run_id <> p_flower_run_id and status in ('starting', 'running');
   update public.federated_runs
   set series_id = coalesce(p_series_id, series_id),
-      status = case when status = any (espalier.allowed_from('run', 'starting')) then 'starting' else status end
+      status = case when status = 'pending' then 'starting' else status end
   where id = p_run_id;
   -- Lines that came before their run get keys of now: who follows the run has seen all keys up to the last one.
   insert into public.log_tails as t (run_id, stream) values (p_run_id, '') on conflict (run_id, stream) do update set lines = t.lines;
@@ -234,15 +248,21 @@ begin
   perform espalier.lock_project(v_project_id);
   v_mark := espalier.last_event(v_project_id);
   select status into v_before from public.federated_runs where id = p_run_id for no key update;
-  update public.federated_runs set status = p_status
-  where id = p_run_id and status = any (espalier.allowed_from('run', p_status))
-    and (p_expected is null or jsonb_typeof(p_expected) = 'null' or p_expected ? status)
-  returning * into v_run;
-  if not found then
+  begin
+    update public.federated_runs set status = p_status
+    where id = p_run_id and status = any (espalier.allowed_from('run', p_status))
+      and (p_expected is null or jsonb_typeof(p_expected) = 'null' or p_expected ? status)
+    returning * into v_run;
+  exception when unique_violation then
+    perform espalier.refuse('ES001', 'A run that was started by REST is still active.', espalier.active_by_rest(v_project_id)::text);
+  end;
+  if v_run.id is null then
     return null;
   end if;
   v_attempt := espalier.newest_attempt(p_run_id);
-  if p_status = 'running' and v_before = 'paused' then
+  if espalier.has_ended(v_before) then
+    perform espalier.reopen_run(v_run, v_attempt);
+  elsif p_status = 'running' and v_before = 'paused' then
     perform espalier.emit(v_project_id, 'fl.federation.resumed', p_run_id);
   elsif p_status = 'running' then
     perform espalier.start_run(v_run, v_attempt.flower_run_id, now(), null);
@@ -263,5 +283,16 @@ begin
     perform espalier.refuse('ES005', format('There is no attempt %s.', p_flower_run_id));
   end if;
   return 'null';
+end
+$$;
+
+create function public.lose_attempt(p_flower_run_id text, p_reason text) returns jsonb
+language plpgsql set search_path = '' as $$
+-- Write that an attempt is over while its run is not; an attempt that has ended with its run stays as it is.
+begin
+  perform public.note_attempt(p_flower_run_id, p_reason);
+  update public.run_attempts set status = 'lost', ended_at = now()
+  where flower_run_id = p_flower_run_id and status in ('starting', 'running');
+  return (select to_jsonb(a) from public.attempt_list a where a.flower_run_id = p_flower_run_id);
 end
 $$;

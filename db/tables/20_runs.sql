@@ -33,6 +33,7 @@ comment on column public.federated_runs.status is '
      │                          │            │           │
      │                          └────────────┴───────────┴──stop asked──▶ stopping
      └──▶ stopping | failed | stopped        any but pending ──▶ completed | failed | stopped
+                                             failed | stopped ──resumed by hand──▶ starting
   The journal''s end line decides over an end that the server concluded before it was read.';
 comment on column public.federated_runs.waiting is 'While too few nodes are there: round, available, wanted, and until when the run waits.';
 comment on column public.federated_runs.ended_early is 'Why a completed run did not do all its rounds.';
@@ -62,11 +63,15 @@ create table public.run_attempts (
   created_at timestamptz not null default now(),
   started_at timestamptz,
   ended_at timestamptz,
+  is_reopened boolean not null default false,
   unique (run_id, attempt)
 );
 comment on table public.run_attempts is 'One Flower run; a resumed run has several, one after the other.';
 comment on column public.run_attempts.status is '
-  starting ──▶ running ──▶ completed | failed | stopped, as the run ends      open, and a later attempt begins ──▶ lost';
+  starting ──▶ running ──▶ completed | failed | stopped, as the run ends
+     └────────────┴──its ServerApp or its Flower run is gone, its run is not; or a later attempt begins──▶ lost
+  A run that has not ended and whose newest attempt is over waits for the next one.';
+comment on column public.run_attempts.is_reopened is 'Somebody had the run go on after this attempt had ended it.';
 comment on column public.run_attempts.reason is 'What the admin server noted before it ended the Flower run: stop asked, ServerApp died: …';
 alter table public.run_attempts enable row level security;
 

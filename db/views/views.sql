@@ -43,7 +43,8 @@ left join lateral (
 ) w on true;
 
 create view public.attempt_list with (security_invoker = true) as
-select a.key, r.project_id, a.run_id, a.attempt, a.flower_run_id, a.series_id, a.status, a.reason, a.created_at, a.started_at, a.ended_at
+select a.key, r.project_id, a.run_id, a.attempt, a.flower_run_id, a.series_id, a.status, a.reason, a.created_at, a.started_at, a.ended_at,
+  a.is_reopened
 from public.run_attempts a join public.federated_runs r on r.id = a.run_id;
 
 create view public.round_list with (security_invoker = true) as

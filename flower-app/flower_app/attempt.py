@@ -13,6 +13,7 @@ from flower_app.config import ConfigValue, RunConfig
 from flower_app.control import ControlFile
 from flower_app.engine import RoundEngine, RoundFailed
 from flower_app.last_lines import LastLines, kept_last_lines
+from flower_app.link import is_of_the_way
 from flower_app.record import FAILED, STOPPED, RecordedRun, RunRecord, Unrecorded
 from flower_app.round import POLL_S
 from flower_app.run_directory import ATTEMPT, RUN_DIR, RunDirectory
@@ -28,7 +29,7 @@ def conduct(
     """Run to the end and write down how it came.
 
     An error is in the journal before it is raised again for Flower to say `failed`. Where Flower itself ends the
-    process (StopRun, TERM), nothing is written: Flower knows why, and a later attempt goes on.
+    process (StopRun, TERM), or its client raised the error, nothing is written: a later attempt goes on.
     Raises JournalBusy, JournalDamaged, and what the engine raises.
     """
     with kept_last_lines() as last_lines:
@@ -65,6 +66,8 @@ def _run(
         engine = RoundEngine(grid, config, make_workload(config), StrategyDriver(config), record, control, clock)
         status = engine.run()
     except Exception as error:
+        if is_of_the_way(error):
+            raise
         cause = error.cause if isinstance(error, RoundFailed) else None
         record.closed(FAILED, cause or cause_of(error, last_lines.lines()))
         raise

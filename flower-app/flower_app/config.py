@@ -33,6 +33,7 @@ class RunConfig:
 
     current_run_id: str = key("")
     workload: str = key("digits")
+    initial_model: str = key("")
     num_rounds: int = key(10, at_least=1)
     strategy: str = key("fedavg")
     proximal_mu: float = key(0.1, at_least=0)

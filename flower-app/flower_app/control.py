@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 WANTS = ("run", "pause", "stop")
+NODES = (None, "same", "any")
 
 
 class StopAsked(Exception):
@@ -14,10 +15,11 @@ class StopAsked(Exception):
 
 @dataclass(frozen=True)
 class Control:
-    """What is wanted, and which nodes are known dead, with the reason."""
+    """What is wanted, which nodes are known dead, with the reason, and whom an attempt that goes on waits for."""
 
     want: str = "run"
     lost_nodes: Mapping[int, str] = field(default_factory=dict)
+    nodes: str | None = None
 
 
 class ControlFile:
@@ -52,4 +54,7 @@ def _parsed(data: bytes) -> Control:
     want = parts.get("want", "run")
     if want not in WANTS:
         raise ValueError(f"want is {want!r}, not one of {', '.join(WANTS)}")
-    return Control(want, {int(node): str(reason) for node, reason in parts.get("lost_nodes", {}).items()})
+    nodes = parts.get("nodes")
+    if nodes not in NODES:
+        raise ValueError(f"nodes is {nodes!r}, not same or any")
+    return Control(want, {int(node): str(reason) for node, reason in parts.get("lost_nodes", {}).items()}, nodes)

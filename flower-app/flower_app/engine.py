@@ -22,6 +22,7 @@ from flower_app.commit import Commit
 from flower_app.config import RunConfig
 from flower_app.control import Control, ControlFile, StopAsked
 from flower_app.evaluation import Evaluation
+from flower_app.first_model import first_model
 from flower_app.gate import Gate
 from flower_app.late import LateMessages
 from flower_app.limits import RunClock, see_that_updates_fit
@@ -72,7 +73,7 @@ class RoundEngine:
         self._record, self._control_file, self._clock, self._select = record, control, clock, select
         self._names = record.node_names()
         self._around = Around(grid, clock, self._control, self._updated, self._names.get)
-        self._gate = Gate(config, record, clock)
+        self._gate = Gate(config, record, clock, self._control)
         self._late = LateMessages(config, grid, self._updated)
         self._evaluation = Evaluation(config, workload)
         self._limit = RunClock(config.run_timeout_s, record.opened_at(), clock)
@@ -102,7 +103,7 @@ class RoundEngine:
         if commit:
             self._strategy.restore(commit.state, commit.arrays)
             self._last_round = commit.round
-        self._arrays = commit.arrays if commit else self._workload.initial_arrays()
+        self._arrays = commit.arrays if commit else first_model(self._workload.initial_arrays(), self._config.initial_model)
         self._record.opened(self._config, self._arrays, self._last_round)
         if self._last_round:
             self._keep_models()  # a crash may have come between the round and its artifacts
@@ -129,7 +130,7 @@ class RoundEngine:
         raise failure
 
     def _one_try(self, number: int) -> TrainingRound:
-        nodes = self._select(number, self._gate.wait(number, self._present, self._hold_while_paused))
+        nodes = self._select(number, self._gate.wait(number, self._present, self._hold_while_paused, self._name_of))
         see_that_updates_fit(self._config, self._strategy.rule, self._arrays, len(nodes))
         started = self._clock.monotonic()
         messages = self._strategy.messages(number, self._arrays, nodes, self._grid)
@@ -197,6 +198,9 @@ class RoundEngine:
         self._record.updated(update)
         if update.status != COUNTED and update.cause:
             log(INFO, "round %d: %s: %s", update.round, update.status, update.cause.sentence())
+
+    def _name_of(self, node_id: int) -> str:
+        return self._names.get(node_id, str(node_id))
 
     def _control(self) -> Control:
         control = self._control_file.read()

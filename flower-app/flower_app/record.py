@@ -15,6 +15,7 @@ from flower_app.config import RunConfig
 from flower_app.journal import Journal
 from flower_app.keeping import BEST, CHECKPOINT, FINAL, KeptModels, Score, Wants, score_of
 from flower_app.reports import Reports
+from flower_app.returning import last_asked
 from flower_app.run_directory import RunDirectory
 from flower_app.updates import ClosedRound, Update
 from flower_app.workloads.interface import Arrays, Metrics
@@ -32,6 +33,8 @@ class RunRecord(Protocol):
     def node_names(self) -> dict[int, str]: ...
 
     def opened_at(self) -> datetime | None: ...
+
+    def last_asked(self) -> list[int]: ...
 
     def last_commit(self, config: RunConfig) -> Commit | None: ...
 
@@ -84,6 +87,10 @@ class RecordedRun:
         opened = [each["at"] for each in self._past if each["kind"] == "run.opened"]
         return datetime.fromisoformat(opened[0]) if opened else None
 
+    def last_asked(self) -> list[int]:
+        """Give the nodes of the last round of earlier attempts."""
+        return last_asked(self._past)
+
     def last_commit(self, config: RunConfig) -> Commit | None:
         """Give the last committed round, or None for a fresh run.
 
@@ -110,6 +117,7 @@ class RecordedRun:
                 "seed": config.seed,
                 "min_available": config.min_available,
                 "resumed_after": resumed_after,
+                "initial_model": config.initial_model or None,
                 "model": {
                     "parameters": sum(values.size for values in model.values()),
                     "size_bytes": sum(values.nbytes for values in model.values()),
@@ -214,6 +222,9 @@ class Unrecorded:
 
     def opened_at(self) -> datetime | None:
         return None
+
+    def last_asked(self) -> list[int]:
+        return []
 
     def last_commit(self, config: RunConfig) -> Commit | None:
         return None

@@ -18,9 +18,10 @@ _WRAPPER_PATIENCE_S = 5.0
 class Attempt:
     """`<runs>/<series id>/attempts/<flower run id>/`: server.log, proc.json, exit.json."""
 
-    def __init__(self, runs_dir: Path, series_id: str, flower_run_id: str) -> None:
+    def __init__(self, runs_dir: Path, series_id: str, flower_run_id: str, models_dir: Path | None = None) -> None:
         self.run_dir = runs_dir / series_id
         self.flower_run_id = flower_run_id
+        self.models_dir = models_dir
         self.directory = self.run_dir / "attempts" / flower_run_id
 
     def start(self, token: str, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -51,8 +52,9 @@ class Attempt:
             os.close(output)
 
     def environment(self) -> dict[str, str]:
-        """Build the ServerApp's environment: the allow-list, its run directory and its attempt."""
+        """Build the ServerApp's environment: the allow-list, its run directory and attempt, where initial models are."""
         ours = {"ESPALIER_RUN_DIR": str(self.run_dir), "ESPALIER_ATTEMPT": self.flower_run_id}
+        ours |= {} if self.models_dir is None else {"ESPALIER_MODELS_DIR": str(self.models_dir)}
         return child_environment(os.environ, ours)
 
     def note_failed_start(self, reason: str) -> None:

@@ -1,7 +1,7 @@
 """The executor: starts each run's ServerApp, in a session, a directory and an environment of its own.
 
 `python -m flower_runtime.executor --runtime-api HOST:PORT (--root-certificates CA | --insecure)
- [--superexec-auth-secret-file F] --runs-dir DIR`
+ [--superexec-auth-secret-file F] --runs-dir DIR [--models-dir DIR]`
 
 Prints `executor ready` when SuperLink has answered once. ServerApps outlive it and SuperLink: neither is their parent.
 """
@@ -21,10 +21,11 @@ from typing import NoReturn
 from flower_runtime import stock
 from flower_runtime.attempts import Attempt
 from flower_runtime.environment import QUIET, child_environment
+from flower_runtime.hold import wait_while_held
 from flower_runtime.outage import Outage
 from flower_runtime.pins import PINS
 from flower_runtime.selfcheck import faults
-from flower_runtime.tasks import ServerAppTask, Tasks, Unreachable
+from flower_runtime.tasks import Series, ServerAppTask, Tasks, Unreachable
 
 _POLL_S = 0.5
 # A task that was taken and not started within 30 s is handed out again, so later than this it is somebody else's.
@@ -76,7 +77,8 @@ def _start(tasks: Tasks, task: ServerAppTask, args: argparse.Namespace) -> subpr
     series = _series_of(tasks, task.run_id)
     if series is None:
         return None
-    attempt = Attempt(args.runs_dir, series, str(task.run_id))
+    wait_while_held(args.runs_dir, series.fab_hash)
+    attempt = Attempt(args.runs_dir, series.series_id, str(task.run_id), args.models_dir)
     connection = ["--insecure"] if args.insecure else ["--root-certificates", str(args.root_certificates)]
     try:
         wrapper = attempt.start(task.token, ["--runtime-api-address", args.runtime_api, *connection])
@@ -90,7 +92,7 @@ def _start(tasks: Tasks, task: ServerAppTask, args: argparse.Namespace) -> subpr
     return wrapper
 
 
-def _series_of(tasks: Tasks, run_id: int) -> str | None:
+def _series_of(tasks: Tasks, run_id: int) -> Series | None:
     deadline = time.monotonic() + _SERIES_PATIENCE_S
     while True:
         try:
@@ -110,6 +112,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     security.add_argument("--insecure", action="store_true")
     parser.add_argument("--superexec-auth-secret-file", type=_file, metavar="FILE")
     parser.add_argument("--runs-dir", type=lambda text: Path(text).absolute(), required=True, metavar="DIR")
+    parser.add_argument("--models-dir", type=lambda text: Path(text).absolute(), metavar="DIR", help="initial models, by sha256")
     return parser.parse_args(argv)
 
 

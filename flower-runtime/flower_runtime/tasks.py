@@ -12,6 +12,14 @@ class Unreachable(Exception):
 
 
 @dataclass(frozen=True)
+class Series:
+    """What a run belongs to: series_id is the same for all its attempts."""
+
+    series_id: str
+    fab_hash: str
+
+
+@dataclass(frozen=True)
 class ServerAppTask:
     """A task that is ours now: the ServerApp must be started within 30 s."""
 
@@ -52,8 +60,8 @@ class Tasks:
             return None
         return ServerAppTask(answer.task.run_id, answer.token)
 
-    def series_of(self, run_id: int) -> str:
-        """Give the series id of a run, the same for all its attempts."""
+    def series_of(self, run_id: int) -> Series:
+        """Look a run's series up."""
         from flwr.proto.control_pb2 import ListRunsRequest
 
         try:
@@ -62,7 +70,8 @@ class Tasks:
             raise Unreachable(_sentence(error)) from error
         if run_id not in answer.run_dict:
             raise Unreachable(f"run {run_id} is not in its list")
-        return str(answer.run_dict[run_id].series_id)
+        found = answer.run_dict[run_id]
+        return Series(str(found.series_id), found.fab_hash)
 
 
 def _sentence(error: Exception) -> str:

@@ -101,8 +101,9 @@ async def test_the_journals_end_outweighs_the_process(boot: Boot, run: dict[str,
 
 
 async def test_a_server_app_that_was_killed_meanwhile_fails_its_run_with_the_signal(
-    boot: Boot, run: dict[str, Any], folder: Path
+    settings: Settings, boot: Boot, run: dict[str, Any], folder: Path
 ) -> None:
+    settings.max_attempts = 1
     write_journal(folder, *RECORDS[:5])
     (folder / "attempts" / "77" / "server.log").write_text("INFO :      about to aggregate\n")
     write_exit(folder, None, 9)
@@ -128,7 +129,10 @@ async def test_exit_code_0_alone_is_no_end_and_a_stop_makes_one(boot: Boot, run:
         assert (shown["status"], shown["reason"], shown["cause"]) == ("stopped", "stop asked", None)
 
 
-async def test_a_live_server_app_is_found_again_and_its_death_seen(boot: Boot, run: dict[str, Any], folder: Path) -> None:
+async def test_a_live_server_app_is_found_again_and_its_death_seen(
+    settings: Settings, boot: Boot, run: dict[str, Any], folder: Path
+) -> None:
+    settings.max_attempts = 1
     write_journal(folder, *RECORDS[:4])
     app = server_app(folder)
     async with boot() as server:

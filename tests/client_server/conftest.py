@@ -101,7 +101,9 @@ class SiteMaker:
         self.folder = home / "sites" / "site-a"
         self.patience = QUICK
         self.deactivations = home / "deactivations"
-        self.commands = Commands(SUPERNODE, ("/bin/sh", "-c", f'printf "%s\\n" "$*" >> {self.deactivations}', "deactivate"))
+        self.refused = home / "deactivations-are-refused"
+        deactivate = f'printf "%s\\n" "$*" >> {self.deactivations}; test ! -e {self.refused}'
+        self.commands = Commands(SUPERNODE, ("/bin/sh", "-c", deactivate, "deactivate"))
 
     def settings(self, **changes: Any) -> Settings:
         # Validated, not constructed: so the environment of the tests is not read.

@@ -64,6 +64,19 @@ async def test_a_supernode_that_ends_unasked_is_told_deactivated_and_restarted(
     assert f"--superlink {admin.superlink_address} --root-certificates {site.folder / 'ca.crt'}" in sites.deactivated()[0]
 
 
+async def test_a_supernode_that_could_not_be_deactivated_is_before_its_next_start(site: OpenSite, sites: SiteMaker) -> None:
+    await site.start()
+    sites.refused.touch()
+    pid = site.record().pid
+    site.tell_supernode("exit 3")
+    pid = await site.running(not_pid=pid)
+    assert len(sites.deactivated()) == 2, "when it had ended, and before it was started"
+    sites.refused.unlink()
+    site.tell_supernode("exit 3")
+    await site.running(not_pid=pid)
+    assert len(sites.deactivated()) == 3, "once is enough where it is heard"
+
+
 async def test_a_stopped_supernode_is_not_restarted_nor_deactivated(
     site: OpenSite, sites: SiteMaker, admin: AdminStandIn
 ) -> None:

@@ -70,6 +70,7 @@ async def tell_a_story(store: Store, journal: Any) -> None:
     model = await store.add_model(project["id"], artifact["id"], artifact["sha256"], "models/x", "admin", "it is good")
     assert (await store.promote_model(project["id"], model["version"], "admin", "it still is"))["is_latest"] is True
     await store.note_attempt("77", "stop asked")
+    assert (await store.lose_attempt("77", "ServerApp died"))["status"] == "lost"
     report = {"seq": 1, "kind": "dropped", "at": None, "data": {"log_lines": 3}}
     assert (await store.accept_reports(node["id"], "spool", [report]))["applied_seq"] == 1
     await store.append_log_lines(run["id"], "server.log", 0, 9, [{"text": "a", "source": "serverapp", "node_id": node["id"]}])
@@ -166,6 +167,7 @@ REPEATED: list[Callable[[Store, Row], Awaitable[Any]]] = [
     lambda store, project: store.release_lease(project["id"], "server-1"),
     lambda store, project: store.add_token(sha("t"), "participant", "somebody"),
     lambda store, project: store.note_attempt("77", "stop asked"),
+    lambda store, project: store.lose_attempt("77", "ServerApp died"),
     lambda store, project: store.tail_offset(None, "superlink.log"),
 ]
 

@@ -278,3 +278,48 @@ async def test_a_reader_by_key_misses_no_event_of_eight_writers(store: Store, pr
         await asyncio.gather(*(write() for _ in range(8)))
         seen = await following
     assert seen == [row["key"] for row in await store.rows("event_list", limit=1000)]
+
+
+async def test_an_attempt_is_lost_while_its_run_goes_on(store: Store, run: Row) -> None:
+    await store.move_run(run["id"], "running")
+    lost = await store.lose_attempt("77", "ServerApp died: killed by signal 9 (SIGKILL)")
+    assert (lost["status"], lost["reason"]) == ("lost", "ServerApp died: killed by signal 9 (SIGKILL)")
+    assert await store.lose_attempt("77", "a later thought") == lost
+    (shown,) = await store.rows("run_list")
+    assert (shown["status"], shown["ended_at"], shown["flower_run_id"]) == ("running", None, "77")
+    await store.begin_attempt(run["id"], "78", "9")
+    (shown,) = await store.rows("run_list")
+    assert (shown["status"], shown["flower_run_id"], shown["attempts"]) == ("running", "78", 2)
+
+
+async def test_an_attempt_that_ended_with_its_run_is_not_lost(store: Store, run: Row) -> None:
+    await store.move_run(run["id"], "failed")
+    assert (await store.lose_attempt("77", "too late"))["status"] == "failed"
+
+
+@pytest.mark.parametrize("end", ["failed", "stopped"])
+async def test_a_run_that_has_ended_goes_on_by_hand(store: Store, run: Row, end: str) -> None:
+    await store.move_run(run["id"], end, {"type": "KeyError"} if end == "failed" else None)
+    again = await store.move_run(run["id"], "starting", expected=["failed", "stopped"])
+    assert again is not None
+    assert (again["status"], again["cause"], again["ended_at"]) == ("starting", None, None)
+    assert names(again["events"]) == ["fl.federation.resumed"]
+    (attempt,) = await store.rows("attempt_list", {"run_id": run["id"]})
+    assert (attempt["status"], attempt["is_reopened"]) == (end, True)
+    await store.begin_attempt(run["id"], "78", "9")
+    assert await store.move_run(run["id"], "completed") is not None
+    events = names(await store.rows("event_list", {"run_id": run["id"]}))
+    assert events[-3:] == [f"fl.federation.{end}", "fl.federation.resumed", "fl.federation.completed"]
+
+
+async def test_a_run_goes_on_by_hand_only_while_no_other_is_active(store: Store, project: Row, run: Row) -> None:
+    await store.move_run(run["id"], "stopped")
+    other = await begin(store, project)
+    with pytest.raises(ActiveRunExists) as refused:
+        await store.move_run(run["id"], "starting")
+    assert refused.value.run_id == other["id"]
+
+
+async def test_the_late_attempt_of_a_stopped_run_does_not_start_it_again(store: Store, run: Row) -> None:
+    await store.move_run(run["id"], "stopped")
+    assert (await store.begin_attempt(run["id"], "78", "9"))["run_status"] == "stopped"

@@ -27,6 +27,7 @@ def assert_rows_equal_journal(stack: Stack, run_id: str) -> None:
             ("counted", "expected", "num_examples", "metrics", "server_metrics", "bytes_down", "bytes_up"),
         )
 
+    assert_counted_once(journal)
     last_update = {(u["round"], u["node_id"]): u for u in journal if u["kind"] == "update"}
     updates = stack.admin.items(f"/runs/{run_id}/updates")
     assert Counter((u["round"], u["flower_node_id"]) for u in updates) == Counter(list(last_update))
@@ -37,9 +38,23 @@ def assert_rows_equal_journal(stack: Stack, run_id: str) -> None:
     assert sorted(a["sha256"] for a in artifacts) == sorted(a["sha256"] for a in journal if a["kind"] == "artifact")
 
 
+def assert_counted_once(journal: list[Json]) -> None:
+    """Each committed round is the sum of the updates that its own attempt counted, one of each node."""
+    for closed in (line for line in journal if line["kind"] == "round.closed"):
+        counted = [
+            line
+            for line in journal
+            if line["kind"] == "update"
+            and (line["round"], line["attempt"], line["status"]) == (closed["round"], closed["attempt"], "counted")
+        ]
+        assert len({line["node_id"] for line in counted}) == len(counted) == closed["counted"]
+        assert sum(line["num_examples"] for line in counted) == closed["num_examples"]
+
+
 def assert_log_equals_file(stack: Stack, run_id: str) -> None:
-    """Every line of the attempts' server.log is a row, once, in order."""
-    files = sorted((stack.run_folder(run_id) / "attempts").glob("*/server.log"))
+    """Every line of the attempts' server.log is a row, once, in order, attempt by attempt."""
+    folder = stack.run_folder(run_id) / "attempts"
+    files = [folder / attempt["flower_run_id"] / "server.log" for attempt in stack.run(run_id)["attempts"]]
     expected = [line for file in files for line in file.read_text(errors="replace").splitlines() if line.strip()]
     rows = [line["text"] for line in stack.admin.items(f"/runs/{run_id}/logs") if line["source"] == "serverapp"]
     assert len(rows) == len(expected)

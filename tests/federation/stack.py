@@ -6,6 +6,7 @@ of this home, never from a name.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,10 +20,12 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
+from control_plane.identity import ProcessRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 Json = dict[str, Any]
+MAX_ATTEMPTS = 3
 
 
 def free_port() -> int:
@@ -75,6 +78,11 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        self.spawn()
+        self.wait_up()
+
+    def spawn(self) -> None:
+        """Start the process; it is up when wait_up returns."""
         allowed = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")}
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
@@ -84,6 +92,8 @@ class Server:
                 stderr=out,
                 start_new_session=True,
             )
+
+    def wait_up(self) -> None:
         wait_for(f"{self.module} to answer on port {self.port}", self._answers, 40)
 
     def _answers(self) -> bool:
@@ -150,7 +160,13 @@ class Stack:
         self.admin = Server(
             "admin_server",
             admin_port,
-            {**common, "ADMIN_PORT": str(admin_port), "SUPERLINK_PORT": str(self.superlink_port), "APPS_DIR": str(apps_dir)},
+            {
+                **common,
+                "ADMIN_PORT": str(admin_port),
+                "SUPERLINK_PORT": str(self.superlink_port),
+                "APPS_DIR": str(apps_dir),
+                "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
+            },
             home / "admin-server.out",
             home / "admin.token",
         )
@@ -164,6 +180,35 @@ class Stack:
 
     def site_folder(self, index: int) -> Path:
         return self.home / "sites" / f"site-{index}"
+
+    def cut_power(self) -> None:
+        """SIGKILL everything at once: what a proc.json names, what that has started, and the servers."""
+        records = [record for path in self.home.rglob("proc.json") if (record := ProcessRecord.read(path)) and record.is_alive()]
+        servers = [server.process.pid for server in (self.admin, *self.sites) if server.process is not None]
+        leaders = [psutil.Process(pid) for pid in {*servers, *(record.pid for record in records)}]
+        doomed = {process for leader in leaders for process in (leader, *leader.children(recursive=True))}
+        for process in doomed:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for server in (self.admin, *self.sites):
+            if server.process is not None:
+                server.process.wait(10)
+        wait_for("everything to be dead", lambda: not any(is_alive(process.pid) for process in doomed), 20)
+        wait_for("whoever was born meanwhile to be dead", lambda: not self._killed_rest(), 20)
+
+    def _killed_rest(self) -> list[int]:
+        rest = list(self.processes())
+        for process in rest:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return [process.pid for process in rest]
+
+    def power_up(self) -> None:
+        """Start the servers, all at once, as an init system does; the rest is theirs."""
+        for server in (self.admin, *self.sites):
+            server.spawn()
+        for server in (self.admin, *self.sites):
+            server.wait_up()
 
     def start(self) -> None:
         self.admin.start()

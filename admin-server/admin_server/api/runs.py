@@ -14,16 +14,19 @@ from admin_server.errors import (
     ArgumentRefused,
     FederationUnknown,
     FlowerRefused,
+    InitialModelUnfit,
     NoActiveRun,
+    RunChanged,
     RunConfigInvalid,
     RunEnded,
     RunNotFound,
+    RunNotResumable,
     RunNotSteerable,
     RunsUnwritable,
     SuperlinkNotRunning,
     SuperlinkUnreachable,
 )
-from admin_server.schemas import Page, Row, RunAccepted, RunStart, RunStop
+from admin_server.schemas import Page, Row, RunAccepted, RunResume, RunStart, RunStop
 
 RunStatus = Literal["pending", "starting", "running", "paused", "stopping", "completed", "failed", "stopped"]
 router = APIRouter(prefix="/runs", tags=["runs"])
@@ -34,8 +37,20 @@ STARTS = (
     AppNotFound,
     AppInvalid,
     RunConfigInvalid,
+    InitialModelUnfit,
     ArgumentRefused,
     FederationUnknown,
+)
+RESUMES = (
+    RunEnded,
+    RunNotFound,
+    RunNotSteerable,
+    RunNotResumable,
+    RunChanged,
+    ActiveRun,
+    SuperlinkNotRunning,
+    SuperlinkUnreachable,
+    FlowerRefused,
 )
 
 
@@ -83,11 +98,19 @@ async def pause(admin: WritingAdmin, runs: TheRuns, audit: TheAudit, run_id: str
     return accepted(run, response)
 
 
-@router.post("/{run_id}/resume", status_code=202, responses=problems(RunEnded, RunNotFound, RunNotSteerable))
-async def resume(admin: WritingAdmin, runs: TheRuns, audit: TheAudit, run_id: str, response: Response) -> RunAccepted:
-    """Let a paused run go on."""
-    run = await runs.ask(run_id, "run")
-    await audit(admin, "run.resume", run["id"])
+@router.post("/{run_id}/resume", status_code=202, responses=problems(*RESUMES))
+async def resume(
+    admin: WritingAdmin,
+    runs: TheRuns,
+    audit: TheAudit,
+    run_id: str,
+    response: Response,
+    request: RunResume | None = None,
+) -> RunAccepted:
+    """Let a paused run go on, or one that failed or was stopped: after its last committed round."""
+    wanted = request or RunResume()
+    run = await runs.resume(run_id, wanted.nodes)
+    await audit(admin, "run.resume", run["id"], **wanted.model_dump())
     return accepted(run, response)
 
 

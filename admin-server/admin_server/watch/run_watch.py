@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from db.store import Store
 
 log = logging.getLogger(__name__)
 ENDS = ("completed", "failed", "stopped")
+BEGINNINGS = ("run.opened", "run.paused", "run.resumed")
 STOP_GRACE_S = 5.0  # the engine's own time to write its end line, before StopRun
 KILL_GRACE_S = 5.0  # after StopRun a ServerApp ends at its next call; one that computes makes none
 JOURNAL_GRACE_S = 30.0  # for a ServerApp to be started and to import what it needs
@@ -40,16 +41,22 @@ class Surroundings:
     lost_nodes: LostNodes
     wanted: Wanted
     coordinator_name: str
+    writes_journal: Callable[[str], Awaitable[bool]]
 
 
 class RunWatch:
     """Read what an attempt leaves behind, notice its end within a second, and write how it ended."""
 
-    def __init__(self, run: dict[str, Any], flower_run_id: str, noted: str | None, around: Surroundings) -> None:
+    def __init__(
+        self, run: dict[str, Any], flower_run_id: str, noted: str | None, around: Surroundings, *, is_lost: bool = False
+    ) -> None:
+        """is_lost: the attempt is over already, and its run is not."""
         self.run_id = str(run["id"])
         self.flower_run_id = flower_run_id
         self.status = str(run["status"])
+        self.is_lost = is_lost
         self.flower: FlowerRun | None = None
+        self._fab_hash = run["fab_hash"]
         self._around = around
         self._noted = noted
         self._directory = RunDirectory(around.runs_dir / str(run["series_id"]))
@@ -65,7 +72,8 @@ class RunWatch:
 
     @property
     def has_ended(self) -> bool:
-        return self.status in ENDS
+        """Has its run ended, or is it lost, so that another attempt goes on with the run?"""
+        return self.status in ENDS or self.is_lost
 
     @property
     def has_journal(self) -> bool:
@@ -113,7 +121,7 @@ class RunWatch:
                 self._around.wanted.cancel(record["node_id"], record["message_id"])
             elif record["kind"] == "run.closed":
                 self.status = record["status"]
-            elif record["kind"] in ("run.opened", "run.paused", "run.resumed") and self._stop_asked_at is None:
+            elif self._stop_asked_at is None and not self.has_ended and record["kind"] in BEGINNINGS:
                 self.status = "paused" if record["kind"] == "run.paused" else "running"
         await self._log.catch_up()
 
@@ -147,8 +155,22 @@ class RunWatch:
             await self._note(f"{DIED}: {end.words()}")
             await self._stop_run()
         outcome = derive(self._noted, flower, end)
-        if outcome is not None:
+        if outcome is not None and outcome.status == "failed" and await self._can_go_on(end):
+            await self._around.store.lose_attempt(self.flower_run_id, outcome.reason)
+            self.is_lost = True
+            log.warning("run %s has lost its attempt %s: %s", self.run_id, self.flower_run_id, outcome.reason)
+        elif outcome is not None:
             await self._end(outcome, end)
+
+    async def _can_go_on(self, end: ProcessEnd | None) -> bool:
+        """Is there a journal to go on from, or would there have been one?
+
+        Whoever leaves by itself before the first line fails each time. What the engine says of its own failure is an end line.
+        """
+        if self.has_journal or self._fab_hash is None:
+            return self.has_journal
+        left_by_itself = end is not None and end.rc is not None
+        return not left_by_itself and await self._around.writes_journal(self._fab_hash)
 
     async def _end(self, outcome: Outcome, end: ProcessEnd | None) -> None:
         cause = None

@@ -22,11 +22,16 @@ class JournalTail:
     def __init__(self, store: Store, run_id: str, directory: RunDirectory, offset: int = 0) -> None:
         self._store = store
         self._run_id = run_id
+        self._path = directory.journal
         self._tail = Tail(directory.journal, offset, line_limit_bytes=RECORD_LIMIT_BYTES)
 
     async def catch_up(self) -> list[dict[str, Any]]:
         """Apply all complete lines there are; give the records. Raises DatabaseUnavailable, and then nothing was passed."""
         applied: list[dict[str, Any]] = []
+        if self._path.is_file() and self._path.stat().st_size < self._tail.offset:
+            log.warning("the journal of run %s has lost lines that were not on disk yet, and is applied anew", self._run_id)
+            await self._store.forget_projection(self._run_id)
+            self._tail.offset = 0
         while True:
             before = self._tail.offset
             lines = self._tail.read(BATCH)

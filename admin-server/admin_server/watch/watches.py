@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,9 +37,14 @@ class Watches:
         self._has_listed_all = False
         self._listed_at = 0.0
         self._doubtful: list[str] = []
+        self._on_lost: Callable[[str], None] = lambda run_id: None
 
-    async def begin(self) -> None:
-        """Take up what this project's rows say is active, then look for more for ever."""
+    async def begin(self, on_lost: Callable[[str], None]) -> None:
+        """Take up what this project's rows say is active, then look for more for ever.
+
+        on_lost: called with a run's id once nothing more comes of an attempt that is over while its run is not.
+        """
+        self._on_lost = on_lost
         self._by_flower_id.clear()
         self._has_listed_all = False
         for status in (ACTIVE, None):
@@ -81,6 +86,13 @@ class Watches:
             await self._adopt(run)
         return flower_run_id in self._by_flower_id
 
+    async def look_for_series(self, series_id: str) -> bool:
+        """Take up a Flower run of this series that has no row, since nobody heard its StartRun answered; True if there is one."""
+        found = [run for run in await self._news(await self._around.flower().runs()) if run.series_id == series_id]
+        for run in reversed(found):
+            await self._adopt(run)
+        return bool(found)
+
     def doubt(self, run_id: str) -> None:
         """Nobody knows whether the SuperLink took this intent: the next list of its runs tells."""
         self._doubtful.append(run_id)
@@ -88,7 +100,7 @@ class Watches:
     async def begin_attempt(self, run: dict[str, Any], flower_run_id: str, series_id: str) -> None:
         """Record that Flower runs this run now, and watch it; one that was stopped meanwhile is ended at once."""
         attempt = await self._around.store.begin_attempt(run["id"], flower_run_id, series_id)
-        row = {**run, "status": attempt["run_status"], "series_id": series_id, "journal_offset": 0}
+        row = {**run, "status": attempt["run_status"], "series_id": series_id}
         await self._watch(row, flower_run_id)
 
     async def _watch(self, run: dict[str, Any], flower_run_id: str) -> RunWatch:
@@ -97,7 +109,9 @@ class Watches:
         attempts = await self._around.store.rows("attempt_list", {"flower_run_id": flower_run_id})
         if (known := self._by_flower_id.get(flower_run_id)) is not None:
             return known
-        watch = RunWatch(run, flower_run_id, attempts[0]["reason"] if attempts else None, self._around)
+        noted, status = (attempts[0]["reason"], attempts[0]["status"]) if attempts else (None, "starting")
+        is_lost = run["status"] not in ENDS and status not in ("starting", "running")
+        watch = RunWatch(run, flower_run_id, noted, self._around, is_lost=is_lost)
         self._by_flower_id[flower_run_id] = watch
 
         async def step() -> object:
@@ -105,6 +119,8 @@ class Watches:
             if done is DONE:
                 self._by_flower_id.pop(flower_run_id, None)
                 self._finished.add(flower_run_id)
+                if watch.is_lost:
+                    self._on_lost(watch.run_id)
             return done
 
         self._background.repeat(f"watch of run {watch.run_id}", step, STEP_S)

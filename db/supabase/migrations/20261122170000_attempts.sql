@@ -1,0 +1,1 @@
+../../migrations/20261122170000_attempts.sql
