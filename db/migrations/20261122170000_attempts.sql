@@ -114,7 +114,17 @@ begin
   set series_id = coalesce(p_series_id, series_id),
       status = case when status = 'pending' then 'starting' else status end
   where id = p_run_id;
-  update public.log_lines set run_id = p_run_id where run_id is null and flower_run_id = p_flower_run_id;
+  -- Lines that came before their run get keys of now: who follows the run has seen all keys up to the last one.
+  insert into public.log_tails as t (run_id, stream) values (p_run_id, '') on conflict (run_id, stream) do update set lines = t.lines;
+  with early as (
+    delete from public.log_lines where run_id is null and flower_run_id = p_flower_run_id returning *
+  ), added as (
+    insert into public.log_lines (run_id, node_id, flower_run_id, stream, source, level, text, message_id, at, received_at)
+    select p_run_id, e.node_id, e.flower_run_id, e.stream, e.source, e.level, e.text, e.message_id, e.at, e.received_at
+    from early e order by e.key
+    returning 1
+  )
+  update public.log_tails set lines = lines + (select count(*) from added) where run_id = p_run_id and stream = '';
 end
 $$;
 
@@ -179,7 +189,7 @@ language sql stable set search_path = '' as $$
     'schema_version', 'open_project', 'hold_lease', 'release_lease', 'add_token', 'find_token', 'revoke_tokens', 'audit',
     'create_invitation', 'check_invitation', 'redeem_invitation', 'remove_node', 'beat', 'mark_lost_nodes', 'open_session', 'move_session',
     'begin_run', 'begin_attempt', 'adopt_run', 'move_run', 'note_attempt', 'lose_attempt', 'apply_journal', 'forget_projection',
-    'append_log_lines', 'tail_offset', 'prune', 'accept_reports'))
+    'append_log_lines', 'tail_offset', 'prune', 'accept_reports', 'add_model', 'promote_model', 'note_artifact'))
 $$;
 
 select espalier.set_rights();

@@ -39,12 +39,12 @@ class Shortage:
 
     @property
     def wanted(self) -> int:
-        return max(self.min_available, self.here + len(self.missing))
+        return max(self.min_available, self.k_of_n, self.here + len(self.missing))
 
     def words(self) -> str:
         """Say it in a few words."""
         if self.missing:
-            return f"{self.here} of {self.wanted} nodes available; not back from the round before: {', '.join(self.missing)}"
+            return f"{self.here} of {self.wanted} nodes available (not back from the round before: {', '.join(self.missing)})"
         if self.here < self.min_available:
             return f"{self.here} of {self.min_available} nodes available"
         return f"{self.free} of {max(1, self.k_of_n)} nodes free to start"
@@ -68,7 +68,7 @@ class Gate:
     ) -> list[int]:
         """Give the nodes that can start, ascending.
 
-        present: looks who is there. hold: stays while the run is paused, and gives the seconds of that. name_of: of a node, for people.
+        present: looks who is there. hold: stays while the run is paused, and gives the seconds of that. name_of: of a node.
         Raises TooFewNodes, and what present and hold raise.
         """
         limit_s = self._config.min_available_timeout_s

@@ -63,7 +63,6 @@ def read_update(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
     metric_records = list(reply.content.metric_records.values())
     if len(metric_records) != 1:
         raise Refused(f"needs one MetricRecord, has {len(metric_records)}")
-    answers_what_was_asked(reply, asked)
     num_examples, metrics = _counted(metric_records[0])
     try:
         arrays = to_arrays(records[0])

@@ -158,7 +158,7 @@ def test_the_gate_waits_for_k_nodes_that_are_free_and_tells_until_when(make_fede
     federation.clock.after(10.0, lambda: setattr(federation.grid.nodes[103], "online", True))
     federation.run()
     (waiting,) = federation.journal("round.waiting")
-    assert (waiting["round"], waiting["available"], waiting["wanted"]) == (1, 2, 1)
+    assert (waiting["round"], waiting["available"], waiting["wanted"]) == (1, 2, 3)
     assert waiting["until"] == "2026-01-01T00:17:40.000Z"
     starving = make_federation("starving", k_of_n=4, min_available_timeout_s=60.0)
     with pytest.raises(TooFewNodes, match="3 of 4 nodes free to start after 60 s"):

@@ -1,0 +1,1 @@
+"""A large model for the benchmarks of the engine."""

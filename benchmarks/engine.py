@@ -1,0 +1,82 @@
+"""The round engine: how soon a round closes, what updates cost in time and memory, and what a commit costs.
+
+python3 run.py bench engine [--json FILE]     some ten minutes on two cores, and 20 GB of memory
+
+Rows about memory come from a federation of eight sites, a SuperLink and TLS; the others from the engine in one process, with made-up
+answers where there are nodes. docs/rounds.md says how each is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.engine_cases import arrays, large, simulated
+from benchmarks.measure.table import Row, machine, report
+
+CLOSE_S, AGGREGATION_GB_S, MEMORY_MODELS = 0.5, 2.0, 4.0
+SITES, UPDATE_MB, SMALLER_MB, COMMIT_MB = 8, 400.0, 40.0, 100.0
+NODES = (10, 100, 1000)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 run.py bench engine", description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    arguments = parser.parse_args()
+    on = machine()
+    return report([*in_memory(), *through_a_superlink(SITES, UPDATE_MB), *per_node(NODES), *commit(COMMIT_MB)], "", arguments.json, on)
+
+
+def in_memory() -> list[Row]:
+    say("closing rounds")
+    closes = simulated.close_after_the_kth_s()
+    say("aggregation")
+    return [
+        Row("close after the k-th update (s)", "s", max(closes), goal=CLOSE_S),
+        Row("close after the k-th update, median (s)", "s", statistics.median(closes)),
+        Row("aggregation (GB/s)", "GB/s", arrays.aggregation_gb_s(UPDATE_MB), goal=AGGREGATION_GB_S, higher_is_better=True),
+        Row("aggregation, 40 MB models (GB/s)", "GB/s", arrays.aggregation_gb_s(SMALLER_MB), higher_is_better=True),
+        Row("deserialising (GB/s)", "GB/s", arrays.deserialising_gb_s(UPDATE_MB), higher_is_better=True),
+    ]
+
+
+def through_a_superlink(sites: int, megabytes: float) -> list[Row]:
+    say(f"{sites} updates of {megabytes:.0f} MB through a SuperLink")
+    with tempfile.TemporaryDirectory(prefix="espalier-bench-") as folder:
+        Path(folder).chmod(0o755)  # root's embedded Postgres is another user
+        home = Path(folder) / "home"
+        home.mkdir()
+        memory = large.memory_of_a_round(home, sites, megabytes)
+    size = f"{sites} x {megabytes:.0f} MB"
+    return [
+        Row(f"ServerApp memory, {size} (x model)", "", memory.server_app / megabytes / 1e6, goal=MEMORY_MODELS),
+        Row(f"SuperLink memory, {size} (x model)", "", memory.superlink / megabytes / 1e6),
+        Row(f"round, {size} (s)", "s", memory.round_s),
+    ]
+
+
+def per_node(counts: tuple[int, ...]) -> list[Row]:
+    say(f"{' and '.join(map(str, counts))} simulated nodes")
+    costs = {count: simulated.ms_a_node(count) for count in counts}
+    few, many = costs[counts[0]], counts[-1]
+    return [Row(f"per node, {count} nodes (ms)", "ms", cost, goal=few if count == many else None) for count, cost in costs.items()]
+
+
+def commit(megabytes: float) -> list[Row]:
+    say(f"commits of {megabytes:.0f} MB")
+    return [
+        Row(f"commit, {megabytes:.0f} MB (s)", "s", arrays.commit_s(megabytes)),
+        Row("commit, of a round without training (%)", "%", simulated.commit_share_percent(megabytes)),
+    ]
+
+
+def say(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
