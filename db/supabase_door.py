@@ -22,7 +22,7 @@ class SupabaseDoor:
     """Reach a project by its URL and its secret key; nobody ever signs in here, as that would change whose key is sent."""
 
     def __init__(self, url: str, key: str, *, max_connections: int = 8, timeout_s: float = 5.0, answer_s: float = 15.0) -> None:
-        self._url, self._calls, self._patience_s = url, WholeCalls(), timeout_s
+        self._url, self._calls = url, WholeCalls()
         self._http = httpx.AsyncClient(
             http2=False,  # a stale HTTP/2 connection fails every call on it (supabase-py issue 1064)
             timeout=httpx.Timeout(answer_s, connect=timeout_s, pool=timeout_s),  # Supabase ends a statement of ours after 8 s
@@ -41,8 +41,8 @@ class SupabaseDoor:
             return  # Store.check_schema says what to do
 
     async def close(self) -> None:
-        """Close every connection, once what is under way has ended; after `timeout_s` whether it has or not."""
-        await self._calls.end(self._patience_s)
+        """End what is under way, and close every connection."""
+        await self._calls.end()
         await self._http.aclose()
 
     async def call(self, function: str, /, **args: Any) -> Any:

@@ -126,34 +126,6 @@ async def test_a_server_that_is_silent_is_given_up() -> None:
         await door.close()
 
 
-@pytest.mark.parametrize("answers", [True, False])
-async def test_the_door_waits_for_a_call_whose_caller_was_cancelled_but_not_for_ever(answers: bool) -> None:
-    asked, may_answer, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        asked.set()
-        await may_answer.wait()
-        writer.write(answer(200, b"7"))
-        await reader.read()
-        left.set()
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        door = SupabaseDoor(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", SECRET, timeout_s=30 if answers else 0.2)
-        caller = asyncio.create_task(door.call("begin_run"))
-        await asked.wait()
-        caller.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
-        closing = asyncio.create_task(door.close())
-        if not answers:
-            await closing
-        may_answer.set()
-        await closing
-        await left.wait()
-
-
 async def test_what_no_json_can_say_is_a_bad_value() -> None:
     door = SupabaseDoor("http://127.0.0.1:1", SECRET)
     for value in (float("nan"), "half \ud800"):

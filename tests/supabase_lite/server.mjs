@@ -12,12 +12,15 @@
 //    and blanks at the ends fall away. PostgREST leaves it to Postgres: `asText` below.
 // 6. JSON numbers pass through JavaScript: integers beyond 2^53 within jsonb lose their last digits. PostgREST lets Postgres
 //    write the JSON. Not mended, and nothing of ours stands on it: Flower's uint64 ids are text.
+// 7. lite grants what it grants when it is first asked; where two ask at once, Postgres refuses the second with XX000 ("tuple
+//    concurrently updated"). PostgREST grants nothing: `grantedOnce` below asks alone, before anybody else does.
 import { serve } from "@hono/node-server";
 import { App } from "@supabase/lite";
 import { createPostgresConnection } from "@supabase/lite/postgres";
 
 const { server, port: wanted, secretKey, publishableKey } = JSON.parse(process.env.ESPALIER_LITE);
 const apps = new Map();
+const granted = new Map();
 
 const timestamptz = {
   to: 1184,
@@ -61,6 +64,12 @@ function appOf(database) {
   return apps.get(database);
 }
 
+async function grantedOnce(app, database) {
+  const headers = { apikey: secretKey, authorization: `Bearer ${secretKey}` };
+  if (!granted.has(database)) granted.set(database, app.fetch(new Request("http://lite/rest/v1/project_list?limit=1", { headers })));
+  await granted.get(database);
+}
+
 function asText(url) {
   for (const [name, value] of [...url.searchParams]) {
     const operand = /^eq\.(.*)$/s.exec(value)?.[1];
@@ -73,12 +82,14 @@ function asText(url) {
 const listening = serve({
   hostname: "127.0.0.1",
   port: wanted,
-  fetch(request) {
+  async fetch(request) {
     const url = new URL(request.url);
     const [, database, ...path] = url.pathname.split("/");
     url.pathname = `/${path.join("/")}`;
     asText(url);
-    return appOf(database).fetch(new Request(url, request), { peerAddress: null });
+    const app = appOf(database);
+    await grantedOnce(app, database);
+    return app.fetch(new Request(url, request), { peerAddress: null });
   },
 }, ({ port }) => console.log(`listening on ${port}`));
 
