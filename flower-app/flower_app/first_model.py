@@ -4,8 +4,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from flower_app.tensor_file import read_tensors, sha256_of
 from flower_app.workloads.interface import Arrays
 
@@ -37,6 +35,8 @@ def first_model(own: Arrays, sha256: str, environment: Mapping[str, str] = os.en
 
 
 def _read(sha256: str, folder: str | None) -> Arrays:
+    from safetensors import SafetensorError  # heavy: only who has a model to read pays
+
     if not folder:
         raise InitialModelUnfit(f"{MODELS_DIR} is not set: this ServerApp was given no models to start from")
     path = Path(folder) / f"{sha256}.safetensors"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parents[2] / "docs"
 KINDS = {"run.opened", "round.opened", "update", "round.closed", "artifact", "artifact.removed", "run.paused", "run.resumed"}
-KINDS |= {"run.closed"}
+KINDS |= {"run.closed", "round.waiting", "round.scored"}
 
 
 @pytest.fixture
 def written(make_federation: MakeFederation) -> list[dict[str, Any]]:
-    """Give the records of a run that meets everything: refused, failed, lost and late updates, a pause, a stop, a resume."""
-    federation = make_federation(num_rounds=5, checkpoint_every=2, min_available=1, round_timeout_s=30.0)
+    """Give the records of a run that meets everything: refused, failed, lost and late updates, a pause, a stop, a resume, scores."""
+    federation = make_federation(num_rounds=5, checkpoint_every=2, min_available=1, round_timeout_s=30.0, client_eval_every=2)
     answer = federation.grid.nodes[101].answer
 
     def refused_once(message: Message, context: Context) -> Message:
@@ -35,9 +36,12 @@ def written(make_federation: MakeFederation) -> list[dict[str, Any]]:
     federation.grid.add(104, answer=lambda message, context: Message(Error(8, "died\nlast words"), reply_to=message))
     federation.grid.add(105, answer=lambda message, context: None)
     federation.grid.on_push = lambda messages: setattr(federation.grid.nodes[102], "online", False)
-    federation.clock.after(1.0, lambda: federation.want("pause"))
-    federation.clock.after(40.0, lambda: federation.want("run"))
-    federation.clock.after(42.5, lambda: federation.want("stop"))
+    for node in federation.grid.nodes.values():
+        node.online = False
+        federation.clock.after(0.5, partial(setattr, node, "online", True))
+    federation.clock.after(1.5, lambda: federation.want("pause"))
+    federation.clock.after(40.5, lambda: federation.want("run"))
+    federation.clock.after(43.0, lambda: federation.want("stop"))
     federation.run(attempt=1)
     federation.want("run")
     federation.run(attempt=2)
