@@ -106,15 +106,14 @@ def _journal(sites: dict[str, str], attempt: str) -> list[dict[str, Any]]:
         "num_examples": 20,
         "metrics": {"loss": int(attempt)},
     }
-    commit = {"file": "f", "sha256": "f" * 64, "size_bytes": 1}
     artifact = {"kind": "artifact", "name": "m", "role": "final", "path": f"of-{attempt}", "sha256": "e" * 64, "size_bytes": 1}
     closed |= {"seconds": 2, "aggregate_s": 0.1, "bytes_down": 80, "bytes_up": 80, "commit": commit}
     records += [
         closed,
         {"kind": "round.opened", "round": 2, "nodes": list(sites.values()), "needed": 1},
-        *({"kind": "update", "round": 2, "node_id": flower, "status": "counted"} for flower in sites.values()),
+        *({"kind": "update", "round": 2, "node_id": flower, "status": "counted", "num_examples": 10} for flower in sites.values()),
         closed | {"round": 2, "counted": len(sites)},
-        artifact | {"format": "x", "round": 1},
+        artifact | {"format": "x", "round": 2},
         {"kind": "run.closed", "status": "failed", "cause": told[first] | {"message": everybody}},
     ]
     return [at | {"seq": seq} | record for seq, record in enumerate(records, 1)]

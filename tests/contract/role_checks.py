@@ -73,7 +73,7 @@ SEEN: dict[str, tuple[str, str, str, str]] = {
     "log_list": ("text", "a printed, b printed, server of p", "a printed", "x printed"),
     "artifact_list": ("uri", "of-77", "of-77", "of-88"),
     "model_list": ("why", "p", "p", "other"),
-    "model_source_list": ("node_name", "a, b", "a", "x"),
+    "model_source_list": ("node_name", "Hospital a, Hospital b", "Hospital a", "Hospital x"),
     "promotion_list": ("why", "p", "p", "other"),
     "audit_list": ("action", "looked at p", "", ""),
     "invitation_list": ("label", "for a, for b", "", ""),
@@ -227,7 +227,8 @@ def sees(connection: Connection, world: World, user: str, expected: dict[str, st
     except InsufficientPrivilege as error:
         raise AssertionError(f"{user} sees less: {error}") from error
     found = [", ".join(sorted(world.named(row).split("|"))) for row in rows]
-    assert dict(zip(SEEN, found, strict=True)) == expected
+    apart = {name: (seen, expected[name]) for name, seen in zip(SEEN, found, strict=True) if seen != expected[name]}
+    assert not apart, f"{user} sees (and should see): {apart}"
     denied(connection, {f"select * from public.{name}": f"table {name}" for name in SECRET}, "authenticated", user)
 
 

@@ -189,7 +189,7 @@ async def test_an_upgrade_keeps_every_row(postgres_server: str, earlier: migrate
 # score, are neither copied nor let go, and the one model of a project follows no other.
 EMPTY = {"nodes.removed_at", "node_sessions.flower_node_id", "federated_runs.waiting", "federated_runs.ended_early"}
 EMPTY |= {"artifacts.score", "artifacts.stored_at", "artifacts.stored_uri", "artifacts.removed_at"}
-EMPTY |= {"models.parent_version", "model_sources", "model_promotions.from_version"}
+EMPTY |= {"models.parent_version", "model_promotions.from_version"}
 
 
 def never_filled(found: dict[str, list[dict[str, Any]]]) -> set[str]:
