@@ -281,12 +281,11 @@ class Store:
 
     # models
 
-    async def add_model(
-        self, project_id: str, artifact_id: str, sha256: str, uri: str, by: str, why: str, parent_version: int | None = None
-    ) -> Row:
+    async def add_model(self, project_id: str, artifact_id: str, sha256: str, uri: str, by: str, why: str) -> Row:
         """Make the project's next version of an artifact whose bytes, with this sha256, lie at uri; it is the latest from now on.
 
-        parent_version: which the artifact's run started from. Raises NoSuchRow; Stale when the artifact has other bytes by now.
+        Its parent is the version whose bytes the artifact's run started from. Raises NoSuchRow; Stale when the artifact has other
+        bytes by now.
         """
         return await self._row(
             "add_model",
@@ -294,7 +293,6 @@ class Store:
             artifact_id=artifact_id,
             sha256=sha256,
             uri=uri,
-            parent_version=parent_version,
             by=storable(by),
             why=storable(why),
         )

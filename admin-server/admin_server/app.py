@@ -91,10 +91,10 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
         around = Surroundings(store, runs_dir, lambda: link.flower, lost_nodes, wanted, name, fabs.writes_journal)
         watches = Watches(around, project["id"], held)
         again = Attempts(store, fabs, lambda: link.flower, watches, lost_nodes, runs_dir, name, settings.max_attempts, held)
-        models = InitialModels(store, project["id"], runs_dir, home / "initial-models")
-        started = Runs(store, project["id"], fabs, link, watches, again, models, runs_dir)
-        members = Nodes(database, project, link, lost_nodes, wanted)
         stores = Stores(home, settings.artifacts_url, settings.s3_endpoint_url)
+        models = Models(store, project, stores, home)
+        started = Runs(store, project["id"], fabs, link, watches, again, InitialModels(models, home), runs_dir)
+        members = Nodes(database, project, link, lost_nodes, wanted)
         uploads = Uploads(store, project["id"], stores, home / "runs")
         prune = partial(store.prune, project["id"], settings.log_retention_days)
         duties = Duties(link, started, again, members, prune, uploads, held)
@@ -118,7 +118,7 @@ async def running(settings: Settings, feed: Feed) -> AsyncIterator[State]:
             audit=audit,
             runs=started,
             nodes=members,
-            models=Models(store, project, stores, home),
+            models=models,
             invitations=Invitations(store, project["id"], settings),
             intake=Intake(store, home / "runs", lost_nodes),
             wanted=wanted,

@@ -1,59 +1,41 @@
-"""Models that runs start from: artifacts of earlier runs, under the sha256 of their files, where ServerApps may read them."""
+"""Models that runs start from: versions and artifacts, under the sha256 of their files, where ServerApps may read them."""
 
-import asyncio
-import hashlib
-import os
 import re
-import shutil
 from pathlib import Path
 
-from admin_server.errors import InitialModelUnfit
-from db.store import Store
+from admin_server.artifacts.local import LocalStore
+from admin_server.errors import ArtifactDamaged, ArtifactGone, ArtifactNotFound, InitialModelUnfit, ModelNotFound
+from admin_server.models import LATEST, Models
 
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 KEY = "initial-model"
 """The run-config key by which the engine is told the sha256."""
+FOLDER = "initial-models"
+VERSION = re.compile(rf"{LATEST}|[0-9]{{1,9}}")
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class InitialModels:
     """The folder of initial models. A file is named by its content, so it is there before the run that reads it."""
 
-    def __init__(self, store: Store, project_id: str, runs_dir: Path, folder: Path) -> None:
-        self._store = store
-        self._project_id = project_id
-        self._runs_dir = runs_dir
-        self._folder = folder
+    def __init__(self, models: Models, home: Path) -> None:
+        self._models = models
+        self._disk = LocalStore(home)
 
-    async def place(self, artifact_id: str) -> str:
-        """Put an artifact of a run of this server into the folder; give its sha256. Raises InitialModelUnfit."""
-        where = {"id": artifact_id, "project_id": self._project_id}
-        found = await self._store.rows("artifact_list", where, limit=1) if UUID.fullmatch(artifact_id) else []
-        if not found:
-            raise InitialModelUnfit(f"There is no artifact {artifact_id}.", artifact_id=artifact_id)
-        artifact = found[0]
-        if artifact["format"] != "safetensors":
-            told = f"Artifact {artifact_id} is of format {artifact['format']}; a run starts from safetensors."
-            raise InitialModelUnfit(told, artifact_id=artifact_id)
-        (run,) = await self._store.rows("run_list", {"id": artifact["run_id"]}, limit=1)
-        source = self._runs_dir / run["series_id"] / artifact["uri"]
-        sha256: str = artifact["sha256"]
-        if not await asyncio.to_thread(copied, source, self._folder / f"{sha256}.safetensors", sha256):
-            raise InitialModelUnfit(f"The file of artifact {artifact_id} is gone, or not what it was.", artifact_id=artifact_id)
+    async def place(self, which: str) -> str:
+        """Put a model into the folder and give its sha256.
+
+        which: a version ("3"), "latest", or the id of an artifact. Raises InitialModelUnfit, ArtifactStoreAway.
+        """
+        is_version = VERSION.fullmatch(which) is not None
+        if not is_version and not UUID.fullmatch(which):
+            raise InitialModelUnfit(f"{which} is neither a version of the model nor the id of an artifact.", initial_model=which)
+        try:
+            found = await (self._models.one(which) if is_version else self._models.artifact(which))
+            kind = found["facts"]["format"] if is_version else found["format"]
+            if kind != "safetensors":
+                raise InitialModelUnfit(f"{which} is of format {kind}; a run starts from safetensors.", initial_model=which)
+            sha256 = str(found["sha256"])
+            await self._models.copy(found, self._disk, self._disk.uri_of(f"{FOLDER}/{sha256}.safetensors"))
+        except (ArtifactNotFound, ModelNotFound, ArtifactGone, ArtifactDamaged) as unfit:
+            raise InitialModelUnfit(f"No run can start from {which}: {unfit}", initial_model=which) from unfit
         return sha256
-
-
-def copied(source: Path, target: Path, sha256: str) -> bool:
-    """Have target be a copy of source, whose sha256 is told; False when it is another file or none."""
-    try:
-        if not target.exists():
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            part = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.copyfile(source, part)
-            part.replace(target)
-        with target.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                return True
-    except FileNotFoundError:
-        return False
-    target.unlink()
-    return False

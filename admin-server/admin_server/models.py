@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from control_plane.files import open_plain
 
-from admin_server.artifacts.store import CHUNK_BYTES, Readable, keep, verify
+from admin_server.artifacts.store import CHUNK_BYTES, ArtifactStore, Readable, keep, verify
 from admin_server.artifacts.stores import Stores
 from admin_server.errors import ArtifactDamaged, ArtifactGone, ArtifactNotFound, ModelNotFound
 from db.store import Store
@@ -39,7 +40,9 @@ class Models:
 
         Raises ArtifactGone, ArtifactDamaged, ArtifactStoreAway, Stale.
         """
-        uri = await asyncio.to_thread(self._copy, artifact, await self._path(artifact))
+        store = await asyncio.to_thread(self._stores.newest)
+        uri = store.uri_of(f"models/{self._slug}/{artifact['sha256']}{Path(artifact['uri']).suffix}")
+        await self.copy(artifact, store, uri)
         return await self._store.add_model(self._project_id, artifact["id"], artifact["sha256"], uri, by, why)
 
     async def promote(self, version: int, by: str, why: str) -> dict[str, Any]:
@@ -85,20 +88,16 @@ class Models:
         """Open a model to be read from a byte, in a thread. Raises ArtifactGone, ArtifactStoreAway."""
         return await asyncio.to_thread(lambda: self._stores.of(model["uri"]).open(model["uri"], begin))
 
-    def _copy(self, artifact: dict[str, Any], path: Path) -> str:
-        """Bring the artifact's bytes into the newest store, from its run's directory or its copy; give their address there."""
-        store = self._stores.newest()
-        uri = store.uri_of(f"models/{self._slug}/{artifact['sha256']}{Path(artifact['uri']).suffix}")
-        failed: ArtifactGone | ArtifactDamaged | None = None
-        for source in (self._in_run, self._in_store):
-            try:
-                with source(artifact, path) as file:
-                    keep(store, uri, file, artifact["sha256"])
-                return uri
-            except (ArtifactGone, ArtifactDamaged) as error:
-                failed = failed or error
-        assert failed is not None
-        raise failed
+    async def copy(self, found: dict[str, Any], store: ArtifactStore, uri: str) -> None:
+        """Bring the bytes of a version, or of an artifact from its run's directory or its copy, to an address of a store.
+
+        Raises ArtifactGone, ArtifactDamaged, ArtifactStoreAway.
+        """
+        if "version" in found:
+            sources = [partial(self._fetched, found["uri"])]
+        else:
+            sources = [partial(self._in_run, found, await self._path(found)), partial(self._in_store, found)]
+        await asyncio.to_thread(_keep_one_of, sources, store, uri, found["sha256"])
 
     @contextmanager
     def _in_run(self, artifact: dict[str, Any], path: Path) -> Iterator[BinaryIO]:
@@ -111,11 +110,15 @@ class Models:
             yield file
 
     @contextmanager
-    def _in_store(self, artifact: dict[str, Any], path: Path) -> Iterator[BinaryIO]:
+    def _in_store(self, artifact: dict[str, Any]) -> Iterator[BinaryIO]:
         """Fetch the copy in the bucket, where there is one."""
         if artifact["stored_at"] is None:
             raise ArtifactGone(f"Artifact {artifact['name']} has no copy.", artifact_id=artifact["id"])
-        uri = artifact["stored_uri"]
+        with self._fetched(artifact["stored_uri"]) as file:
+            yield file
+
+    @contextmanager
+    def _fetched(self, uri: str) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile(dir=self._home) as file, closing(self._stores.of(uri).open(uri)) as copy:
             shutil.copyfileobj(copy, file, CHUNK_BYTES)
             file.seek(0)
@@ -131,3 +134,15 @@ class Models:
             for row in page:
                 yield row
             after = page[-1]["key"]
+
+
+def _keep_one_of(sources: Sequence[Callable[[], AbstractContextManager[BinaryIO]]], store: ArtifactStore, uri: str, sha256: str) -> None:
+    failed: ArtifactGone | ArtifactDamaged | None = None
+    for source in sources:
+        try:
+            with source() as file:
+                return keep(store, uri, file, sha256)
+        except (ArtifactGone, ArtifactDamaged) as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed

@@ -157,7 +157,7 @@ class RunStart(Body):
     )
     run_config: dict[str, Any] = Field(default_factory=dict)
     initial_model: str | None = Field(
-        default=None, max_length=36, description="Id of an artifact whose model the first round starts from."
+        default=None, max_length=36, description="Where the first round starts: a model's version, `latest`, or an artifact's id."
     )
     label: Name | None = None
     stream: bool = Field(default=False, description="Put the address of the live log into the answer.")

@@ -43,7 +43,7 @@ language sql set search_path = '' as $$
 $$;
 
 create function public.add_model(
-  p_project_id uuid, p_artifact_id uuid, p_sha256 text, p_uri text, p_parent_version integer, p_by text, p_why text
+  p_project_id uuid, p_artifact_id uuid, p_sha256 text, p_uri text, p_by text, p_why text
 ) returns jsonb
 language plpgsql set search_path = '' as $$
 -- Make a version of an artifact whose bytes, with this sha256, were seen at uri.
@@ -67,7 +67,8 @@ begin
   values (
     p_project_id, 1 + coalesce((select max(version) from public.models where project_id = p_project_id), 0), v_artifact.id, p_by, p_why,
     p_uri, v_artifact.sha256, v_artifact.size_bytes, v_run.id,
-    (select attempt from public.rounds where run_id = v_run.id and round = v_artifact.round), v_artifact.round, p_parent_version,
+    (select attempt from public.rounds where run_id = v_run.id and round = v_artifact.round), v_artifact.round,
+    (select max(version) from public.models where project_id = p_project_id and sha256 = v_run.opened ->> 'initial_model'),
     jsonb_build_object('app', v_run.app, 'fab_hash', v_run.fab_hash, 'config', coalesce(v_run.opened -> 'config', v_run.config),
       'workload', v_run.opened -> 'workload', 'strategy', v_run.opened -> 'strategy', 'name', v_artifact.name, 'role', v_artifact.role,
       'score', v_artifact.score, 'format', v_artifact.format, 'parents', v_artifact.parents))

@@ -41,7 +41,7 @@ def fill(url: str) -> World:
         for user, project, node in ((A, "p", "a"), (B, "p", "b"), (STRANGER, "other", "x")):
             connection.execute(member, [user, ids[project], "participant", ids[node]])
         has_models = connection.execute("select to_regproc('public.add_model')").fetchone() != (None,)
-        promote = "select add_model(f.project_id, f.id, f.sha256, 'models/x', null, 'admin', p.slug)"
+        promote = "select add_model(f.project_id, f.id, f.sha256, 'models/x', 'admin', p.slug)"
         by_hand = "insert into models (project_id, version, artifact_id, promoted_by, why) select p.id, 1, f.id, 'admin', p.slug"
         each_run = "from artifacts f join projects p on p.id = f.project_id"
         connection.execute(f"{promote if has_models else by_hand} {each_run}".encode())

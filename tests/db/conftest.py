@@ -150,7 +150,7 @@ class Journal:
         self.records.append({"seq": seq, "at": at, "attempt": self.attempt, "kind": kind} | fields)
         return self
 
-    def opened(self, num_rounds: int = 3, resumed_after: int = 0) -> "Journal":
+    def opened(self, num_rounds: int = 3, resumed_after: int = 0, initial_model: str | None = None) -> "Journal":
         """Open the run."""
         return self.add(
             "run.opened",
@@ -160,6 +160,7 @@ class Journal:
             seed=42,
             min_available=1,
             resumed_after=resumed_after,
+            initial_model=initial_model,
             model={"parameters": 10, "size_bytes": 40},
             config={"lr": 0.1},
         )

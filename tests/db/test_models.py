@@ -23,9 +23,9 @@ async def artifact(store: Store, run: Row, node: Row, journal: Any) -> Row:
     return artifact
 
 
-async def promote(store: Store, artifact: Row, why: str = "it is good", **told: Any) -> Row:
+async def promote(store: Store, artifact: Row, why: str = "it is good") -> Row:
     return await store.add_model(
-        artifact["project_id"], artifact["id"], artifact["sha256"], f"models/{artifact['sha256']}", "admin", why, **told
+        artifact["project_id"], artifact["id"], artifact["sha256"], f"models/{artifact['sha256']}", "admin", why
     )
 
 
@@ -73,11 +73,19 @@ async def test_a_version_knows_whose_updates_and_datasets_are_in_it(
     assert (await store.rows("model_source_list"))[1]["datasets"] == ["ct-1", "ct-2"]  # as it was known then
 
 
-async def test_a_version_knows_the_version_that_its_run_started_from(store: Store, artifact: Row) -> None:
+async def test_a_version_knows_the_version_that_its_run_started_from(
+    store: Store, project: Row, run: Row, artifact: Row, journal: Any
+) -> None:
     await promote(store, artifact)
-    assert (await promote(store, artifact, parent_version=1))["parent_version"] == 1
-    with pytest.raises(NoSuchRow):
-        await promote(store, artifact, parent_version=9)
+    again = await promote(store, artifact)
+    assert again["parent_version"] is None
+    other = await store.begin_run(project["id"], "flower-app", sha("fab"), {}, None, "shell")
+    await store.begin_attempt(other["id"], "88", "900")
+    journal.records.clear()
+    journal.opened(3, initial_model=artifact["sha256"]).whole_round(1, BIG).artifact(round=1)
+    await store.apply_journal(other["id"], [line | {"attempt": "88"} for line in journal.records], 4000)
+    (child,) = await store.rows("artifact_list", {"run_id": other["id"]})
+    assert (await promote(store, child))["parent_version"] == again["version"], "the newest of those with the same bytes"
 
 
 async def test_eight_promotions_at_once_are_eight_versions(store: Store, artifact: Row) -> None:

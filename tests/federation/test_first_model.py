@@ -13,11 +13,14 @@ def test_a_run_starts_from_the_final_model_of_another(stack: Stack) -> None:
     first = stack.start_run("trouble", num_rounds=1, min_available=2)
     assert stack.wait_end(first)["status"] == "completed"
     (final,) = [each for each in stack.admin.items(f"/runs/{first}/artifacts") if each["role"] == "final"]
-    body = {"app": "trouble", "run_config": {"num-rounds": 1, "min-available": 2}, "initial_model": final["id"]}
+    parent = stack.admin.post("/models", {"run_id": first, "why": "to go on from"}, expect=201)
+    body = {"app": "trouble", "run_config": {"num-rounds": 1, "min-available": 2}, "initial_model": "latest"}
     second = str(stack.admin.post("/runs/start", body)["id"])
     run = stack.wait_end(second)
     assert run["status"] == "completed", run
-    assert run["opened"]["initial_model"] == run["config"]["initial-model"] == final["sha256"]
+    assert run["opened"]["initial_model"] == run["config"]["initial-model"] == final["sha256"] == parent["sha256"]
+    child = stack.admin.post("/models", {"run_id": second, "why": "went on"}, expect=201)
+    assert child["parent_version"] == parent["version"]
     assert_rows_equal_journal(stack, second)
     before, after = (load_file(stack.run_folder(each) / "models" / "final.safetensors")["w"] for each in (first, second))
     # A round of this workload halves the model and adds what the seed of the round draws, the same in both runs.
