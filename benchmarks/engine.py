@@ -2,8 +2,8 @@
 
 python3 run.py bench engine [--json FILE]     some ten minutes on two cores, and 20 GB of memory
 
-Rows about memory come from a federation of eight sites, a SuperLink and TLS; the others from the engine in one process, with made-up
-answers where there are nodes. docs/rounds.md says how each is measured.
+Rows about memory come from a federation of eight sites, a SuperLink and TLS; the others from the engine in one process, with
+made-up answers where there are nodes. docs/speed.md says how each is measured.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     arguments = parser.parse_args()
     on = machine()
-    return report([*in_memory(), *through_a_superlink(SITES, UPDATE_MB), *per_node(NODES), *commit(COMMIT_MB)], "", arguments.json, on)
+    return report(
+        [*in_memory(), *through_a_superlink(SITES, UPDATE_MB), *per_node(NODES), *commit(COMMIT_MB)], "", arguments.json, on
+    )
 
 
 def in_memory() -> list[Row]:
@@ -63,7 +65,9 @@ def per_node(counts: tuple[int, ...]) -> list[Row]:
     say(f"{' and '.join(map(str, counts))} simulated nodes")
     costs = {count: simulated.ms_a_node(count) for count in counts}
     few, many = costs[counts[0]], counts[-1]
-    return [Row(f"per node, {count} nodes (ms)", "ms", cost, goal=few if count == many else None) for count, cost in costs.items()]
+    return [
+        Row(f"per node, {count} nodes (ms)", "ms", cost, goal=few if count == many else None) for count, cost in costs.items()
+    ]
 
 
 def commit(megabytes: float) -> list[Row]:

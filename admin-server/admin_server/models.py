@@ -136,7 +136,9 @@ class Models:
             after = page[-1]["key"]
 
 
-def _keep_one_of(sources: Sequence[Callable[[], AbstractContextManager[BinaryIO]]], store: ArtifactStore, uri: str, sha256: str) -> None:
+def _keep_one_of(
+    sources: Sequence[Callable[[], AbstractContextManager[BinaryIO]]], store: ArtifactStore, uri: str, sha256: str
+) -> None:
     failed: ArtifactGone | ArtifactDamaged | None = None
     for source in sources:
         try:

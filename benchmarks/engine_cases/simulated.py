@@ -18,7 +18,7 @@ from flower_app.clock import SystemClock
 from flower_app.journal import read_journal
 from flower_app.replies import ANSWERS, ARRAYS, CONFIG, METRICS, MODEL_SHA256, NUM_EXAMPLES, ROUND
 from flower_app.wire import digest, to_arrays
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -60,7 +60,7 @@ class MadeUpAnswers(InProcessGrid):
 def answer_to(message: Message, sha256: str) -> Message:
     """Send the model back, as our ClientApp answers."""
     server_round = int(str(message.content.config_records[CONFIG]["server-round"]))
-    records = {
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         ARRAYS: message.content.array_records[ARRAYS],
         METRICS: MetricRecord({NUM_EXAMPLES: 10, "train_loss": 0.5, "eval_accuracy": 0.9}),
         ANSWERS: ConfigRecord({ROUND: server_round, MODEL_SHA256: sha256}),
@@ -71,7 +71,12 @@ def answer_to(message: Message, sha256: str) -> Message:
 def rounds(grid: MadeUpAnswers, folder: Path, **run_config: Any) -> list[dict[str, Any]]:
     """Do a run over these nodes and give the records of its journal."""
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # Message() refuses to be built outside a task
-    config = {"workload": "benchmarks.engine_cases.models:Sized", "model-mb": DIGITS_MB, "min-available": 1, "seed": 1}
+    config: dict[str, Any] = {
+        "workload": "benchmarks.engine_cases.models:Sized",
+        "model-mb": DIGITS_MB,
+        "min-available": 1,
+        "seed": 1,
+    }
     config |= {name.replace("_", "-"): value for name, value in run_config.items()}
     conduct(grid, config, RUN_ID, {"ESPALIER_RUN_DIR": str(folder)}, SystemClock())
     return list(read_journal(folder / "journal.jsonl"))
@@ -81,7 +86,8 @@ def ms_a_node(nodes: int, num_rounds: int = 5) -> float:
     """Give the median of a round's time for each of its nodes, all of which answer at once."""
     with tempfile.TemporaryDirectory() as folder:
         journal = rounds(MadeUpAnswers(nodes), Path(folder), num_rounds=num_rounds)
-    return statistics.median(line["seconds"] for line in journal if line["kind"] == "round.closed") * 1000 / nodes
+    took = [float(line["seconds"]) for line in journal if line["kind"] == "round.closed"]
+    return statistics.median(took) * 1000 / nodes
 
 
 def close_after_the_kth_s(nodes: int = 10, k: int = 8, apart_s: float = 0.25, runs: int = 5) -> list[float]:
@@ -104,7 +110,7 @@ def commit_share_percent(megabytes: float, nodes: int = 3, num_rounds: int = 3) 
     opened = [line for line in journal if line["kind"] == "round.opened"]
     closed = [line for line in journal if line["kind"] == "round.closed"]
     whole = [at(last) - at(first) for first, last in zip(opened, closed, strict=True)]
-    return statistics.median((one - line["seconds"]) / one * 100 for one, line in zip(whole, closed, strict=True))
+    return statistics.median((one - float(line["seconds"])) / one * 100 for one, line in zip(whole, closed, strict=True))
 
 
 def at(line: dict[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""Models that runs start from: found by version or artifact, copied under the name of their content, and nothing else is taken."""
+"""Models that runs start from: found by version or artifact, and copied under the name of their content."""
 
 import stat
 

@@ -111,7 +111,10 @@ def _journal(sites: dict[str, str], attempt: str) -> list[dict[str, Any]]:
     records += [
         closed,
         {"kind": "round.opened", "round": 2, "nodes": list(sites.values()), "needed": 1},
-        *({"kind": "update", "round": 2, "node_id": flower, "status": "counted", "num_examples": 10} for flower in sites.values()),
+        *(
+            {"kind": "update", "round": 2, "node_id": flower, "status": "counted", "num_examples": 10}
+            for flower in sites.values()
+        ),
         closed | {"round": 2, "counted": len(sites)},
         artifact | {"format": "x", "round": 2},
         {"kind": "run.closed", "status": "failed", "cause": told[first] | {"message": everybody}},

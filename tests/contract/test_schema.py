@@ -185,8 +185,8 @@ async def test_an_upgrade_keeps_every_row(postgres_server: str, earlier: migrate
             connection.execute("drop database upgraded with (force)")
 
 
-# What no row of people.py says: no node is removed, no SuperNode told its Flower id, no run waits or ends early; artifacts have no
-# score, are neither copied nor let go, and the one model of a project follows no other.
+# What no row of people.py says: no node is removed, no SuperNode told its Flower id, no run waits or ends early; artifacts have
+# no score, are neither copied nor let go, and the one model of a project follows no other.
 EMPTY = {"nodes.removed_at", "node_sessions.flower_node_id", "federated_runs.waiting", "federated_runs.ended_early"}
 EMPTY |= {"artifacts.score", "artifacts.stored_at", "artifacts.stored_uri", "artifacts.removed_at"}
 EMPTY |= {"models.parent_version", "model_promotions.from_version"}

@@ -22,7 +22,7 @@ KINDS |= {"run.closed", "round.waiting", "round.scored"}
 
 @pytest.fixture
 def written(make_federation: MakeFederation) -> list[dict[str, Any]]:
-    """Give the records of a run that meets everything: refused, failed, lost and late updates, a pause, a stop, a resume, scores."""
+    """Give the records of a run that meets everything: refused, failed, lost and late updates, scores, pause, stop, resume."""
     federation = make_federation(num_rounds=5, checkpoint_every=2, min_available=1, round_timeout_s=30.0, client_eval_every=2)
     answer = federation.grid.nodes[101].answer
 

@@ -22,7 +22,9 @@ class Large:
         self._turn = Path(str(config.values["turn"]))
 
     def initial_arrays(self) -> Arrays:
-        return {f"layer-{number}": np.random.default_rng(number).standard_normal(self._size, np.float32) for number in range(LAYERS)}
+        return {
+            f"layer-{number}": np.random.default_rng(number).standard_normal(self._size, np.float32) for number in range(LAYERS)
+        }
 
     def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
         with self._turn.open("a") as turn:
