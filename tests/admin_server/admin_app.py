@@ -104,6 +104,7 @@ def update(seq: int, server_round: int, node_id: str, status: str = "counted", *
 
 CAUSE = {"node_id": "5", "node_name": "b", "type": "KeyError", "message": "age", "traceback": "Traceback …", "last_lines": ["x"]}
 OPENED = {"workload": "digits", "strategy": "fedavg", "num_rounds": 1, "seed": 42, "min_available": 2, "resumed_after": 0}
+OPENED |= {"initial_model": None}
 CLOSED = {
     "counted": 1,
     "carried": 0,

@@ -37,4 +37,5 @@ def test_a_stopped_run_keeps_its_last_line(stack: Stack) -> None:
     stack.wait_end(run_id, 40)
     assert stack.journal(run_id)[-1] | {"seq": 0, "at": "", "attempt": ""} == {
         "seq": 0, "at": "", "attempt": "", "kind": "run.closed", "status": "stopped", "last_round": 0, "cause": None,
+        "ended_early": None,
     }  # fmt: skip

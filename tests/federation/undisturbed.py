@@ -17,7 +17,8 @@ def assert_same_training(stack: Stack, run_id: str, undisturbed: str) -> None:
         rounds = stack.admin.items(f"/runs/{run}/rounds")
         return [(row["round"], row["counted"], row["num_examples"]) for row in rounds]
 
-    assert examples(run_id) == examples(undisturbed)
+    disturbed, quiet = examples(run_id), examples(undisturbed)
+    assert disturbed == quiet, f"{disturbed} is not {quiet}"
     mine, other = (load_file(stack.run_folder(run) / "models" / "final.safetensors") for run in (run_id, undisturbed))
     assert mine.keys() == other.keys()
     largest = max(float(np.abs(values).max()) for values in other.values())
