@@ -24,6 +24,7 @@ from benchmarks.api_cases import doors, filling, journal, memory
 from benchmarks.api_cases.doors import Figures
 from benchmarks.api_cases.filling import Size
 from benchmarks.measure.admin import AdminServer
+from benchmarks.measure.leaving import leave_in_order
 from benchmarks.measure.table import Row, machine, report
 from tests.db.lite import LiteMissing
 
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     parser.add_argument("--soak", action="store_true", help="memory over an hour of runs")
     arguments = parser.parse_args()
+    leave_in_order()
     on = machine()
     with tempfile.TemporaryDirectory(prefix="espalier-bench-") as folder:
         Path(folder).chmod(0o755)  # root's embedded Postgres is another user

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.chaos_cases import record
 from benchmarks.chaos_cases.victims import POWER_CUT, Killed, Victims
+from benchmarks.measure.leaving import leave_in_order
 from benchmarks.measure.table import Row, machine, report
 from tests.federation.stack import ROOT, Stack, wait_for
 
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, metavar="S")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     arguments = parser.parse_args()
+    leave_in_order()
     on = machine()
     with tempfile.TemporaryDirectory(prefix="espalier-chaos-") as folder:
         Path(folder).chmod(0o755)  # root's embedded Postgres is another user

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.engine_cases import arrays, large, simulated
+from benchmarks.measure.leaving import leave_in_order
 from benchmarks.measure.table import Row, machine, report
 
 CLOSE_S, AGGREGATION_GB_S, MEMORY_MODELS = 0.5, 2.0, 4.0
@@ -27,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 run.py bench engine", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     arguments = parser.parse_args()
+    leave_in_order()
     on = machine()
     return report(
         [*in_memory(), *through_a_superlink(SITES, UPDATE_MB), *per_node(NODES), *commit(COMMIT_MB)], "", arguments.json, on

@@ -31,6 +31,8 @@ PINS: dict[Part, tuple[Pin, ...]] = {
         Pin(_SUPERLINK, "flower_superlink", mentions=("_run_superlink_http_api",)),
         Pin(_SUPERLINK, "_run_superlink_http_api", mentions=("uvicorn", "run", "get_uvicorn_log_config")),
         Pin(_SUPERLINK, "uvicorn.run", ("app", "timeout_graceful_shutdown")),
+        Pin("flwr.supercore.sql_mixin", "SQLITE_PRAGMAS"),
+        Pin("flwr.supercore.sql_mixin", "_set_sqlite_pragmas", mentions=("SQLITE_PRAGMAS", "execute")),
         Pin("flwr.supercore.http_logging", "ROUTINE_ACCESS_PATHS"),
         Pin(
             "flwr.supercore.http_logging",

@@ -25,6 +25,8 @@ from flower_runtime.selfcheck import faults
 _COMMAND = "flwr.superlink.cli.flower_superlink"
 # With TLS one idle keep-alive client held the end up for more than 30 s; what is under way is retried by its sender.
 GRACEFUL_SHUTDOWN_S = 2
+# Stock is 5 s, on which a node or a ServerApp is answered 500. Messages of 400 MB from eight nodes hold the database longer.
+DATABASE_WAIT_S = 60
 
 
 def main() -> None:
@@ -53,6 +55,7 @@ def main() -> None:
 
     replace(_COMMAND, "uvicorn", SimpleNamespace(run=functools.partial(_serve, sockets, args.listen[1])))
     log_plainly()
+    wait_for_the_database()
     _leave_out_questions_of_nodes()
     sys.argv = ["flower-superlink", *stock_arguments]
     original(_COMMAND, "flower_superlink")()
@@ -90,6 +93,13 @@ def _serve(sockets: list[socket.socket], full_port: int, *, app: Any, **settings
     settings.pop("reload", None)
     settings["timeout_graceful_shutdown"] = GRACEFUL_SHUTDOWN_S
     uvicorn.Server(uvicorn.Config(FleetOnly(app, full_port), **settings)).run(sockets=sockets)
+
+
+def wait_for_the_database() -> None:
+    """Have each request wait up to DATABASE_WAIT_S for SuperLink's SQLite, which one transaction at a time may write to."""
+    pragmas = dict(original("flwr.supercore.sql_mixin", "SQLITE_PRAGMAS"))
+    longer = pragmas | {"busy_timeout": str(DATABASE_WAIT_S * 1000)}
+    replace("flwr.supercore.sql_mixin", "SQLITE_PRAGMAS", tuple(longer.items()))
 
 
 def _leave_out_questions_of_nodes() -> None:
