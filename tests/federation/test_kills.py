@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.federation.rows import assert_log_equals_file, assert_rows_equal_journal
@@ -135,11 +136,15 @@ def test_a_server_app_that_always_dies_fails_its_run_with_its_last_words(stack: 
 
 
 def test_a_run_that_is_stopped_between_two_attempts_gets_no_other(stack: Stack, running: str, undisturbed: str) -> None:
-    kill_recorded(stack.home / "executor")
-    kill_recorded(server_app_of(stack, running))
-    wait_for("the attempt to be lost", lambda: "lost" in [a["status"] for a in stack.run(running)["attempts"]], 10)
-    stack.admin.post(f"/runs/{running}/stop")
-    run = stack.wait_end(running, 30)
+    executor = psutil.Process((process_record(stack.home / "executor") or {})["pid"])
+    executor.suspend()  # a new attempt begins only through it
+    try:
+        kill_recorded(server_app_of(stack, running))
+        wait_for("the attempt to be lost", lambda: "lost" in [a["status"] for a in stack.run(running)["attempts"]], 20)
+        stack.admin.post(f"/runs/{running}/stop")
+        run = stack.wait_end(running, 30)
+    finally:
+        executor.resume()
     assert run["status"] == "stopped"
     assert not any(line["kind"] == "run.opened" and line["resumed_after"] for line in stack.journal(running))
 
