@@ -1,5 +1,6 @@
 """The directory of one attempt at a run, and the ServerApp that is started in it."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -70,12 +71,25 @@ class Attempt:
         before = ProcessRecord.read(self.directory / "proc.json")
         if before is not None and before.is_alive():
             kill_group(before.pid)
-            self._wait_for_its_wrapper()
+        self._wait_for_its_wrapper()
         for name in ("proc.json", "exit.json"):
             (self.directory / name).unlink(missing_ok=True)
 
     def _wait_for_its_wrapper(self) -> None:
-        """Wait until the killed ServerApp's wrapper has written exit.json, which would else be taken for the new one's."""
+        """Wait until a dead ServerApp's wrapper has written exit.json, which would else be taken for the new one's."""
+        folder = os.open(self.directory, os.O_RDONLY)
         deadline = time.monotonic() + _WRAPPER_PATIENCE_S
-        while not (self.directory / "exit.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        try:
+            while not _is_free(folder) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            os.close(folder)
+
+
+def _is_free(folder: int) -> bool:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(folder, fcntl.LOCK_UN)
+    return True

@@ -4,9 +4,11 @@
 own, output already directed to the attempt's server.log. Imports nothing of Flower: it lives as long as the run.
 
 The ServerApp leads a process group of its own, so that a signal to that group ends the app and its children, and this
-process is left to write exit.json. When this process dies, the kernel kills the ServerApp.
+process is left to write exit.json. When this process dies, the kernel kills the ServerApp. It holds a shared lock of the
+attempt's folder for as long as it lives: while it does, an end that is not in exit.json is still to be told.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -25,6 +27,7 @@ def main() -> int:
     log = attempt / "server.log"
     command = [sys.executable, "-P", "-m", "flower_runtime.serverapp", str(os.getpid())]
     app: subprocess.Popen[bytes] | None = None
+    fcntl.flock(os.open(attempt, os.O_RDONLY), fcntl.LOCK_SH)
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         if app is not None and app.returncode is None:

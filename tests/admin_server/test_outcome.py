@@ -1,5 +1,9 @@
 """How a run ended: the table of who outweighs whom, and the cause that is told."""
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,8 +94,23 @@ def test_a_process_that_was_never_started_has_no_end(tmp_path: Path) -> None:
     assert Attempt(tmp_path).end() is None
 
 
-def test_a_dead_process_without_exit_file_is_gone_after_a_few_looks(tmp_path: Path) -> None:
+def test_a_dead_process_has_an_end_once_its_wrapper_has_left(tmp_path: Path) -> None:
     (tmp_path / "proc.json").write_text('{"pid": 2147483646, "start_mark": "1", "name": "serverapp", "started_at": ""}')
     attempt = Attempt(tmp_path)
-    looks = [attempt.end() for _ in range(4)]
-    assert looks == [None, None, None, GONE]
+    with wrapper_of(tmp_path):
+        assert attempt.end() is None
+    assert attempt.end() == GONE
+    with wrapper_of(tmp_path):
+        (tmp_path / "exit.json").write_text('{"rc": null, "signal": 9, "last_lines": []}')
+        assert attempt.end() == KILLED
+
+
+@contextlib.contextmanager
+def wrapper_of(folder: Path) -> Iterator[None]:
+    """Hold a folder as a living wrapper does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        os.close(descriptor)

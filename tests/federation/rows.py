@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from tests.federation.stack import Json, Stack
+from tests.federation.stack import Json, Stack, is_alive, process_record, wait_for
 
 ROUND = ("counted", "expected", "num_examples", "metrics", "server_metrics", "bytes_down", "bytes_up")
 UPDATE = ("status", "num_examples", "metrics", "bytes_down", "bytes_up", "cause")
@@ -21,11 +22,7 @@ def assert_rows_equal_journal(stack: Stack, run_id: str) -> None:
     rounds = [r for r in stack.admin.items(f"/runs/{run_id}/rounds") if r["status"] == "closed"]
     assert [r["round"] for r in rounds] == sorted(closed)
     for row in rounds:
-        _equal(
-            row,
-            closed[row["round"]],
-            ("counted", "expected", "num_examples", "metrics", "server_metrics", "bytes_down", "bytes_up"),
-        )
+        _equal(row, closed[row["round"]], ROUND)
 
     assert_counted_once(journal)
     last_update = {(u["round"], u["node_id"]): u for u in journal if u["kind"] == "update"}
@@ -52,14 +49,30 @@ def assert_counted_once(journal: list[Json]) -> None:
 
 
 def assert_log_equals_file(stack: Stack, run_id: str) -> None:
-    """Every line of the attempts' server.log is a row, once, in order, attempt by attempt."""
-    folder = stack.run_folder(run_id) / "attempts"
-    files = [folder / attempt["flower_run_id"] / "server.log" for attempt in stack.run(run_id)["attempts"]]
-    expected = [line for file in files for line in file.read_text(errors="replace").splitlines() if line.strip()]
-    rows = [line["text"] for line in stack.admin.items(f"/runs/{run_id}/logs") if line["source"] == "serverapp"]
-    assert len(rows) == len(expected)
+    """Every line of the attempts' server.log is a row, once, in order, attempt by attempt.
+
+    A run has ended with its journal's end line; its ServerApp and the wrapper around it say a few more words.
+    """
+    folders = [stack.run_folder(run_id) / "attempts" / attempt["flower_run_id"] for attempt in stack.run(run_id)["attempts"]]
+
+    def lines_of_files() -> list[str]:
+        texts = [(folder / "server.log").read_text(errors="replace") for folder in folders]
+        return [line for text in texts for line in text.splitlines() if line.strip()]
+
+    def lines_of_rows() -> list[str]:
+        return [line["text"] for line in stack.admin.items(f"/runs/{run_id}/logs") if line["source"] == "serverapp"]
+
+    wait_for("the ServerApp to leave", lambda: not any(map(is_at_work, folders)), 30)
+    wait_for("as many rows as lines", lambda: len(lines_of_rows()) == len(lines_of_files()), 20)
+    rows, expected = lines_of_rows(), lines_of_files()
     for row, line in zip(rows, expected, strict=True):
         assert row.strip() in line
+
+
+def is_at_work(folder: Path) -> bool:
+    """Does the process live that a folder's proc.json names?"""
+    record = process_record(folder)
+    return record is not None and is_alive(record["pid"])
 
 
 def _equal(row: Json, line: Json, names: tuple[str, ...]) -> None:

@@ -1,5 +1,7 @@
 """What became of a ServerApp's process, read from its attempt's folder: proc.json, exit.json, server.log."""
 
+import fcntl
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +9,6 @@ from pathlib import Path
 from control_plane.files import read_json
 from control_plane.identity import ProcessRecord
 from control_plane.logfiles import last_lines
-
-WRAPPER_PATIENCE_LOOKS = 3  # exit.json follows the death by some milliseconds; no file after three looks: the wrapper died too
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,15 @@ class Attempt:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._looks_without_exit = 0
 
     @property
     def log(self) -> Path:
         return self.folder / "server.log"
+
+    @property
+    def has_begun(self) -> bool:
+        """Was its ServerApp started?"""
+        return (self.folder / "proc.json").exists()
 
     def process(self) -> ProcessRecord | None:
         """The ServerApp, if it is alive."""
@@ -48,15 +52,18 @@ class Attempt:
         return record if record is not None and record.is_alive() else None
 
     def end(self) -> ProcessEnd | None:
-        """How it ended; None while it lives, before it was started, and for the moment before exit.json is written."""
-        told = read_json(self.folder / "exit.json")
-        if isinstance(told, dict):
-            return ProcessEnd(told.get("rc"), told.get("signal"), tuple(told.get("last_lines") or ()))
-        if not (self.folder / "proc.json").exists() or self.process() is not None:
-            self._looks_without_exit = 0
+        """How it ended; None while it lives, before it was started, and while its wrapper has still to write exit.json."""
+        if (told := self._told()) is not None:
+            return told
+        if not self.has_begun or self.process() is not None or _is_held(self.folder):
             return None
-        self._looks_without_exit += 1
-        return ProcessEnd(None, None) if self._looks_without_exit > WRAPPER_PATIENCE_LOOKS else None
+        return self._told() or ProcessEnd(None, None)
+
+    def _told(self) -> ProcessEnd | None:
+        told = read_json(self.folder / "exit.json")
+        if not isinstance(told, dict):
+            return None
+        return ProcessEnd(told.get("rc"), told.get("signal"), tuple(told.get("last_lines") or ()))
 
     def kill(self) -> bool:
         """KILL the ServerApp's group; False when it is not there."""
@@ -72,3 +79,15 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return "unknown"
+
+
+def _is_held(folder: Path) -> bool:
+    """Does a wrapper live there? It holds a shared lock of its attempt's folder (flower_runtime.wrapper)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -143,7 +143,7 @@ class RunWatch:
 
     async def _conclude(self, end: ProcessEnd | None) -> None:
         """Write the run's end, once somebody who is entitled to has said it."""
-        if end is None and self._attempt.process() is not None:
+        if end is None and self._attempt.has_begun:
             self._kill_overtime(since_end=_is_over(self.flower))
             return
         if end is None and self._stop_sent_at is None and not _is_over(self.flower):
@@ -185,7 +185,7 @@ class RunWatch:
         self._around.wanted.run_over(self.flower_run_id)
         if self._stop_asked_at is not None:
             await self._stop_run()  # the engine has written its end and waits for this
-        if end is None and self._attempt.process() is not None:
+        if end is None and self._attempt.has_begun:
             self._kill_overtime(since_end=True)
             return None
         if not _is_over(self.flower) and (found := await self._ask_flower()) is not None and not _is_over(found):
