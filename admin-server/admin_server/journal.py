@@ -100,7 +100,8 @@ class Update(Record):
     wave: Count
     message_id: str
     status: Literal["counted", "refused", "failed", "lost", "late"]
-    counted_in_round: RoundNumber | None = None  # journals of earlier versions lack it, and the next two
+    counted_in_round: RoundNumber | None = None  # journals of earlier versions lack it, and the next ones
+    awaited: bool = False
     num_examples: Count | None
     metrics: Metrics
     bytes_down: Count

@@ -23,7 +23,7 @@ ROUND_S = 3000.0
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident bytes above those before round 1, at their peak; and how long the round took."""
+    """Resident bytes above those when the run was opened with its first model, at their peak; and how long the round took."""
 
     server_app: int
     superlink: int
@@ -44,7 +44,7 @@ def memory_of_a_round(home: Path, sites: int, megabytes: float) -> Memory:
             run = stack.wait_end(run_id, ROUND_S)
         assert run["status"] == "completed", run["cause"]
         journal = stack.journal(run_id)
-        began = at(next(line for line in journal if line["kind"] == "round.opened"))
+        began = at(next(line for line in journal if line["kind"] == "run.opened"))
         (closed,) = [line for line in journal if line["kind"] == "round.closed"]
         return Memory(grown(of_server_app, began), grown(of_superlink, began), closed["seconds"])
     finally:

@@ -61,6 +61,7 @@ class RunConfig:
     client_eval_every: int = key(0, at_least=0)
     client_eval_fraction: float = key(1.0, above=0, at_most=1)
     client_eval_nodes: str = key("")
+    client_eval_timeout_s: float = key(120.0, above=0)
     quick_eval_examples: int = key(0, at_least=0)
     stop_metric: str = key("")
     stop_at: float = key(0.0)

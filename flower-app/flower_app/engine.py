@@ -26,6 +26,7 @@ from flower_app.first_model import first_model
 from flower_app.gate import Gate
 from flower_app.late import LateMessages
 from flower_app.limits import RunClock, see_that_updates_fit
+from flower_app.link import is_of_the_way
 from flower_app.record import COMPLETED, STOPPED, RunRecord
 from flower_app.replies import Asked, read_score, read_update
 from flower_app.round import POLL_S, Around, OpenRound
@@ -92,8 +93,9 @@ class RoundEngine:
             self._all_rounds()
         except StopAsked:
             status = STOPPED
-        except Exception:
-            self._keep_final()
+        except Exception as error:
+            if not is_of_the_way(error):  # else another attempt goes on, and the last round is still to come
+                self._keep_final()
             raise
         self._keep_final()
         return status
@@ -108,14 +110,14 @@ class RoundEngine:
         if self._last_round:
             self._keep_models()  # a crash may have come between the round and its artifacts
             log(INFO, "going on after round %d", self._last_round)
-        for number in range(self._last_round + 1, self._config.num_rounds + 1):
-            closed = self._round(number)
+            self.ended_early = self._evaluation.good_enough(*self._record.last_scores())
+        while self._last_round < self._config.num_rounds and not self.ended_early:
+            closed = self._round(self._last_round + 1)
             self._keep_models()
-            scores = self._scored_by_sites(number)
+            scores = self._scored_by_sites(closed.round)
             self.ended_early = self._evaluation.good_enough(closed.server_metrics, {**closed.metrics, **scores})
-            if self.ended_early:
-                log(INFO, "stopping after round %d: %s", number, self.ended_early)
-                break
+        if self.ended_early:
+            log(INFO, "stopping after round %d: %s", self._last_round, self.ended_early)
 
     def _round(self, number: int) -> ClosedRound:
         """Make one round happen, in a few tries if need be. Raises RoundFailed."""
@@ -126,8 +128,14 @@ class RoundEngine:
             failure = RoundFailed(number, opened.updates, self._strategy.least, tried)
             if tried <= self._config.round_retries:
                 log(WARNING, "%s; trying again", failure)
-                self._clock.sleep(min(RETRY_S * 2 ** (tried - 1), RETRY_LONGEST_S))
+                self._rest(min(RETRY_S * 2 ** (tried - 1), RETRY_LONGEST_S))
         raise failure
+
+    def _rest(self, seconds: float) -> None:
+        until = self._clock.monotonic() + seconds
+        while (left_s := until - self._clock.monotonic()) > 0:
+            self._control()
+            self._clock.sleep(min(POLL_S, left_s))
 
     def _one_try(self, number: int) -> TrainingRound:
         nodes = self._select(number, self._gate.wait(number, self._present, self._hold_while_paused, self._name_of))
@@ -138,15 +146,17 @@ class RoundEngine:
         self._record.round_opened(number, [message.metadata.dst_node_id for message in messages], needed)
         limit = self._config.max_update_norm
         asked = Asked(number, digest(self._arrays), limit, self._arrays if limit else None)
+        gathered = self._strategy.gathering(self._arrays)
         opened = TrainingRound(
-            TRAIN, asked, self._arrays, read_update, self._strategy.gathering(self._arrays), self._around, started
+            TRAIN, asked, self._arrays, read_update, gathered, self._around, started, awaits_late=self._late.carries
         )
         opened.send(messages)
         del messages
         opened.collect(needed, self._limit.deadline(started + self._config.round_timeout_s))
-        self._late.add(opened.close())
-        if isinstance(opened.gathered, WeightedMean):
-            opened.carried = self._late.count_in(number, opened.gathered, opened.counted())
+        if isinstance(gathered, WeightedMean):
+            self._late.take_in(self._arrays)
+            opened.carried = self._late.count_in(number, gathered, opened.counted(), self._strategy.least)
+        self._late.add(opened.close(), opened.surplus, self._arrays)
         return opened
 
     def _close(self, number: int, opened: TrainingRound) -> ClosedRound:
@@ -178,11 +188,13 @@ class RoundEngine:
             return {}
         asked = Asked(number, digest(self._arrays))
         opened = OpenRound(EVALUATE, asked, self._arrays, read_score, MeanMetrics(), self._around, self._clock.monotonic())
-        opened.send(self._evaluation.messages(number, self._arrays, nodes, MESSAGE_TTL_S))
-        opened.collect(len(nodes), self._limit.deadline(opened.started + self._config.round_timeout_s))
-        self._late.add(opened.close())
+        patience_s = self._config.client_eval_timeout_s
+        opened.send(self._evaluation.messages(number, self._arrays, nodes, MESSAGE_TTL_S + patience_s))
+        opened.collect(len(nodes), self._limit.deadline(opened.started + patience_s))
+        self._late.add(opened.close(), opened.surplus, self._arrays)
         scores = opened.gathered.metrics()
         self._record.scored(number, len(nodes), opened.gathered.count, scores)
+        self._record.keep_scored(self._config, number, self._arrays)
         return scores
 
     def _keep_final(self) -> None:
@@ -207,6 +219,7 @@ class RoundEngine:
         if control.want == "stop":
             raise StopAsked
         self._limit.check()
+        self._late.forget(control.lost_nodes)
         return control
 
     def _hold_while_paused(self) -> float:
@@ -224,7 +237,7 @@ class RoundEngine:
 
     def _present(self) -> Presence:
         lost = self._control().lost_nodes
-        self._late.take_in(self._arrays, lost)
+        self._late.take_in(self._arrays)
         online = list(self._grid.get_nodes())
         self._names |= {node.node_id: node.name for node in online if node.name and node.node_id not in self._names}
         return Presence([node.node_id for node in online], self._late.owing(), lost)

@@ -7,8 +7,10 @@ made, every so many rounds; the server scores it on its test set, in full every 
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from logging import WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.logger import log
 
 from flower_app.config import ConfigError, RunConfig
 from flower_app.replies import ARRAYS, CONFIG
@@ -29,15 +31,17 @@ class Evaluation:
         self._quick: Callable[[Arrays, int], Metrics] | None = getattr(workload, "quick_evaluate", None)
         if config.quick_eval_examples and self._quick is None:
             raise ConfigError(f"quick-eval-examples: workload {config.workload} has no quick_evaluate, so choose 0")
+        if config.client_eval_every and not config.eval_share:
+            raise ConfigError("client-eval-every has sites score models, and eval-share 0 leaves them nothing to score on")
 
     def on_server(self, number: int, arrays: Arrays) -> Metrics:
         """Score the model of a round; those of a part of the test set have `quick_` before their names."""
         every, is_last = self._config.server_eval_every, number == self._config.num_rounds
         if self._full is not None and every and (number % every == 0 or is_last):
-            return {name: float(value) for name, value in self._full(arrays).items()}
+            return _finite(self._full(arrays))
         if self._quick is not None and self._config.quick_eval_examples:
-            scores = self._quick(arrays, self._config.quick_eval_examples)
-            return {f"quick_{name}": float(value) for name, value in scores.items()}
+            scores = _finite(self._quick(arrays, self._config.quick_eval_examples))
+            return {f"quick_{name}": value for name, value in scores.items()}
         return {}
 
     def asked_after(self, number: int, free: Sequence[int], name_of: Callable[[int], str | None]) -> list[int]:
@@ -68,3 +72,11 @@ class Evaluation:
             return None
         reached = value >= bar if self._config.stop_mode == "max" else value <= bar
         return f"{name} is {value:.6g}, and stop-at is {bar:g}" if reached else None
+
+
+def _finite(scores: Metrics) -> Metrics:
+    """Leave out what is NaN or Inf, as the loss of a model that diverges; neither the journal's JSON nor a chart has it."""
+    gone = sorted(name for name, value in scores.items() if not math.isfinite(value))
+    if gone:
+        log(WARNING, "the server's scores %s are not finite and are left out", ", ".join(gone))
+    return {name: float(value) for name, value in scores.items() if name not in gone}

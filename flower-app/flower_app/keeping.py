@@ -32,16 +32,18 @@ class Score:
         return {"metric": self.metric, "value": self.value, "by": self.by}
 
 
-def score_of(closed: Record, metric: str) -> Score | None:
-    """Read a score from a `round.closed` record; None where nobody measured a committed model, or no finite value.
+def score_of(record: Record, metric: str) -> Score | None:
+    """Read a score from a `round.closed` or `round.scored` record; None where nobody measured a committed model.
 
-    The server's counts over the clients'. The server measures the model that the round made; the sites measure the model
-    that came to them, the one after the round before.
+    The server's counts over the clients'. The server measures the model that the round made, and so do sites that are asked to
+    score it; in a train message sites measure the model that came to them, the one after the round before. A value that is not
+    finite is none.
     """
-    number = int(closed["round"])
+    number = int(record["round"])
+    scored = number if record["kind"] == "round.scored" else number - 1
     for round_scored, values, name, by in (
-        (number, closed["server_metrics"], metric, SERVER),
-        (number - 1, closed["metrics"], f"eval_{metric}", CLIENTS),
+        (number, record.get("server_metrics", {}), metric, SERVER),
+        (scored, record["metrics"], f"eval_{metric}", CLIENTS),
     ):
         value = values.get(name) if metric else None
         if value is not None and math.isfinite(value) and round_scored >= 1:

@@ -50,7 +50,11 @@ class RunRecord(Protocol):
 
     def scored(self, number: int, asked: int, counted: int, metrics: Metrics) -> None: ...
 
+    def last_scores(self) -> tuple[Metrics, Metrics]: ...
+
     def keep_wanted(self, config: RunConfig, number: int, arrays: Arrays) -> None: ...
+
+    def keep_scored(self, config: RunConfig, number: int, arrays: Arrays) -> None: ...
 
     def keep_final(self, number: int, arrays: Arrays) -> None: ...
 
@@ -74,6 +78,7 @@ class RecordedRun:
         self._commits = CommitFolder(self._directory.commits)
         self._reports = Reports(self._directory, self._past)
         self._closed = {each["round"]: each for each in self._past if each["kind"] == "round.closed"}
+        self._scored = {each["round"]: each for each in self._past if each["kind"] == "round.scored"}
         self._committed = {number: each["commit"] for number, each in self._closed.items()}
         self._models = KeptModels(self._directory, self._journal, self._past)
 
@@ -156,17 +161,34 @@ class RecordedRun:
 
     def scored(self, number: int, asked: int, counted: int, metrics: Metrics) -> None:
         """Say what sites scored the model of a committed round."""
-        self._journal.append("round.scored", {"round": number, "expected": asked, "counted": counted, "metrics": metrics})
+        told = {"round": number, "expected": asked, "counted": counted, "metrics": metrics}
+        self._scored[number] = self._journal.append("round.scored", told)
+
+    def last_scores(self) -> tuple[Metrics, Metrics]:
+        """Give what the server and what the sites said of the last committed round."""
+        last = self._closed[max(self._closed)]
+        scored = self._scored.get(last["round"], {"metrics": {}})
+        return last["server_metrics"], {**last["metrics"], **scored["metrics"]}
 
     def keep_wanted(self, config: RunConfig, number: int, arrays: Arrays) -> None:
         """Keep of a committed round what the config wants kept, then remove what it wants no longer; twice does no more."""
         wants = Wants.of(config)
         if wants.is_checkpoint(number):
             self._models.keep(CHECKPOINT, number, arrays, self._committed[number]["sha256"])
-        score = score_of(self._closed[number], wants.best_metric)
+        self._keep_if_better(wants, score_of(self._closed[number], wants.best_metric), number, arrays)
+        if number in self._scored:
+            self._keep_if_better(wants, score_of(self._scored[number], wants.best_metric), number, arrays)
+        self._models.let_go(wants)
+
+    def keep_scored(self, config: RunConfig, number: int, arrays: Arrays) -> None:
+        """Keep the model of a committed round that sites have scored, if it is the best so far."""
+        wants = Wants.of(config)
+        self._keep_if_better(wants, score_of(self._scored[number], wants.best_metric), number, arrays)
+        self._models.let_go(wants)
+
+    def _keep_if_better(self, wants: Wants, score: Score | None, number: int, arrays: Arrays) -> None:
         if score is not None and wants.is_better(score, self._models.best_score()):
             self._keep_best(score, arrays if score.round == number else None)
-        self._models.let_go(wants)
 
     def keep_final(self, number: int, arrays: Arrays) -> None:
         """Keep the model after the last round, whatever the config wants."""
@@ -241,7 +263,12 @@ class Unrecorded:
 
     def scored(self, number: int, asked: int, counted: int, metrics: Metrics) -> None: ...
 
+    def last_scores(self) -> tuple[Metrics, Metrics]:
+        return {}, {}
+
     def keep_wanted(self, config: RunConfig, number: int, arrays: Arrays) -> None: ...
+
+    def keep_scored(self, config: RunConfig, number: int, arrays: Arrays) -> None: ...
 
     def keep_final(self, number: int, arrays: Arrays) -> None: ...
 

@@ -42,16 +42,29 @@ class Around:
 class OpenRound(Generic[T]):
     """The messages of one round and what became of them: every node that was asked ends in exactly one Update."""
 
-    def __init__(self, kind: str, asked: Asked, like: Arrays, read: Read, gathered: T, around: Around, started: float) -> None:
+    def __init__(
+        self,
+        kind: str,
+        asked: Asked,
+        like: Arrays,
+        read: Read,
+        gathered: T,
+        around: Around,
+        started: float,
+        *,
+        awaits_late: bool = False,
+    ) -> None:
         """kind: what is asked for. like: a model, for its form. read: checks a reply. gathered: what valid ones go into.
 
-        started: monotonic s.
+        started: monotonic s. awaits_late: an answer that comes after the end may still count in a later round.
         """
+        self._awaits_late = awaits_late
         self._kind, self._asked, self._like, self._read, self._around = kind, asked, like, read, around
         self.gathered, self.started = gathered, started
         self.carried = 0
         self.updates: list[Update] = []
         self.pending: dict[str, Sent] = {}
+        self.surplus: list[tuple[Sent, Message]] = []
         self.aggregate_s = 0.0
 
     def send(self, messages: Sequence[Message]) -> None:
@@ -82,11 +95,11 @@ class OpenRound(Generic[T]):
             self._around.clock.sleep(POLL_S)
 
     def close(self) -> dict[str, Sent]:
-        """Call all who have not answered late, and give what they still owe."""
+        """Call all who have not answered late, and give what they still owe; `surplus` has what came with the last update."""
         owed, self.pending = self.pending, {}
         for sent in owed.values():
             cause = Cause("RoundClosed", f"no answer when the round closed, {self._waited_s(sent):.0f} s after its message left")
-            self._settle(sent, LATE, cause=cause)
+            self._settle(sent, LATE, cause=cause, awaited=self._awaits_late)
         return owed
 
     def counted(self) -> set[int]:
@@ -97,18 +110,23 @@ class OpenRound(Generic[T]):
         """Pull once over all that is open; tell whether anything came."""
         before = len(self.updates)
         for group in pulled(self._around.grid, list(self.pending), self._like):
-            for reply in group:
-                sent = self.pending.pop(reply.metadata.reply_to_message_id, None)
-                if sent is not None:
-                    self._take(reply, sent, needed)
+            while group:
+                self._answered(group.pop(0), needed)
             if self.gathered.count >= needed:
                 break
         return len(self.updates) > before
 
+    def _answered(self, reply: Message, needed: int) -> None:
+        sent = self.pending.pop(reply.metadata.reply_to_message_id, None)
+        if sent is not None:
+            self._take(reply, sent, needed)
+
     def _take(self, reply: Message, sent: Sent, needed: int) -> None:
         if self.gathered.count >= needed:
             cause = Cause("RoundClosed", f"it came with the update that was number {needed} and closed the round")
-            self._settle(sent, LATE, reply=reply, cause=cause)
+            self._settle(sent, LATE, reply=reply, cause=cause, awaited=self._awaits_late)
+            if self._awaits_late:
+                self.surplus.append((sent, reply))
             return
         if reply.has_error():
             status = LOST if reply.error.code == ErrorCode.NODE_UNAVAILABLE else FAILED
@@ -136,8 +154,8 @@ class OpenRound(Generic[T]):
                 del self.pending[message_id]
                 self._settle(sent, LOST, cause=Cause("NodeLost", lost_nodes[sent.node_id]))
 
-    def _settle(self, sent: Sent, status: str, *, cause: Cause, reply: Message | None = None) -> None:
-        self._tell(settled(reply, sent, status, waited_s=self._waited_s(sent), cause=cause))
+    def _settle(self, sent: Sent, status: str, *, cause: Cause, reply: Message | None = None, awaited: bool = False) -> None:
+        self._tell(settled(reply, sent, status, waited_s=self._waited_s(sent), cause=cause, awaited=awaited))
 
     def _tell(self, update: Update) -> None:
         self.updates.append(update)

@@ -37,6 +37,7 @@ def settled(
     cause: Cause | None = None,
     num_examples: int | None = None,
     metrics: Metrics | None = None,
+    awaited: bool = False,
 ) -> Update:
     """Say what became of a message."""
     facts, timings = facts_of(reply) if reply else ({}, {})
@@ -55,6 +56,7 @@ def settled(
         timings=timings,
         facts=facts,
         cause=cause.at(sent.node_id, facts.get("node_name") or sent.node_name) if cause else None,
+        awaited=awaited,
     )
 
 
@@ -64,7 +66,10 @@ def refused(reply: Message, sent: Sent, why: Refused, waited_s: float | None = N
 
 
 def pulled(grid: Grid, message_ids: Sequence[str], like: Arrays) -> Iterator[list[Message]]:
-    """Pull what is ready, group by group, so that only as many models are in memory as fit in PULL_BYTES."""
+    """Pull what is ready, group by group, so that only as many models are in memory as fit in PULL_BYTES.
+
+    Who takes a group empties it, and lets go of each reply before the next group is asked for.
+    """
     group = max(1, PULL_BYTES // max(1, sum(values.nbytes for values in like.values())))
     for first in range(0, len(message_ids), group):
         yield list(grid.pull_messages(list(message_ids[first : first + group])))

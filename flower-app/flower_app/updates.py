@@ -9,7 +9,7 @@ from flower_app.workloads.interface import Metrics
 
 COUNTED, REFUSED, FAILED, LOST, LATE = "counted", "refused", "failed", "lost", "late"
 """counted: in the mean. refused: it came and was not usable. failed: the node answered with an error.
-lost: the node is gone. late: no answer when the round closed."""
+lost: the node is gone. late: no answer when the round closed, or one too many."""
 
 TRAIN, EVALUATE = "train", "evaluate"
 """What a message asks for."""
@@ -17,7 +17,7 @@ TRAIN, EVALUATE = "train", "evaluate"
 
 @dataclass(frozen=True)
 class Update:
-    """What became of one message; cause is null for a counted one."""
+    """What became of one message; cause is null for a counted one. awaited: a late answer may still count in a later round."""
 
     round: int
     node_id: int
@@ -32,6 +32,7 @@ class Update:
     cause: Cause | None = None
     kind: str = TRAIN
     counted_in_round: int | None = None
+    awaited: bool = False
 
     def counted_later(self, number: int) -> "Update":
         """Say that it counts in a later round than the one it answers."""
@@ -47,6 +48,7 @@ class Update:
             "message_id": self.message_id,
             "status": self.status,
             "counted_in_round": self.counted_in_round or (self.round if self.status == COUNTED else None),
+            "awaited": self.awaited,
             "num_examples": self.num_examples,
             "metrics": dict(self.metrics),
             "bytes_down": self.bytes_down,

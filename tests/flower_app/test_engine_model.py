@@ -140,12 +140,15 @@ def model_of(federation: Federation) -> Arrays:
     k=st.integers(0, 3),
     late=st.sampled_from(["drop", "carry"]),
     timeout_s=st.sampled_from([1.5, 4.0, 20.0]),
+    least=st.sampled_from([1, 2]),
 )
 def test_whatever_happens_each_round_is_what_its_journal_says(
-    drawn: list[tuple[str, float]], deaths: list[int], k: int, late: str, timeout_s: float
+    drawn: list[tuple[str, float]], deaths: list[int], k: int, late: str, timeout_s: float, least: int
 ) -> None:
     with tempfile.TemporaryDirectory() as root:
-        policies = {"k_of_n": k, "late": late, "staleness_alpha": ALPHA, "round_timeout_s": timeout_s, "round_retries": 1}
+        least = min(least, k or least)
+        policies: dict[str, Any] = {"k_of_n": k, "min_updates": least, "round_retries": 1, "round_timeout_s": timeout_s}
+        policies |= {"late": late, "staleness_alpha": ALPHA}
         federation = Federation(
             Path(root), num_rounds=ROUNDS, min_available=1, min_available_timeout_s=60.0, server_eval_every=0, **policies
         )
@@ -161,6 +164,7 @@ def test_whatever_happens_each_round_is_what_its_journal_says(
             assert federation.journal()[-1]["cause"] is not None
         for each in closed:
             assert each["seconds"] <= timeout_s + 0.6
+            assert each["counted"] >= least
         if closed:
             final = load_file(federation.root / "models/final.safetensors")
             np.testing.assert_allclose(final["weight"], expected["weight"], rtol=1e-5, atol=1e-6)

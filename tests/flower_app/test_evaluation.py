@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from flower_app.config import ConfigError
 
 if TYPE_CHECKING:
     from tests.flower_app.conftest import Federation, MakeFederation
@@ -48,7 +50,7 @@ def test_a_fraction_of_the_named_nodes_scores_and_the_same_ones_in_a_repeated_ru
 
 
 def test_a_site_that_does_not_score_holds_nobody_up_and_costs_no_round(make_federation: MakeFederation) -> None:
-    federation = make_federation(client_eval_every=1, num_rounds=3, min_available=2, round_timeout_s=10.0)
+    federation = make_federation(client_eval_every=1, num_rounds=3, min_available=2, client_eval_timeout_s=10.0)
     answer = federation.grid.nodes[103].answer
     federation.grid.nodes[103].answer = lambda message, context: (
         None if message.metadata.message_type == "evaluate" else answer(message, context)
@@ -57,6 +59,9 @@ def test_a_site_that_does_not_score_holds_nobody_up_and_costs_no_round(make_fede
     assert [each["counted"] for each in federation.journal("round.scored")] == [2, 2, 2]
     assert federation.journal("run.closed")[0]["status"] == "completed"
     assert [each["expected"] for each in federation.journal("round.closed")] == [3, 2, 2]  # it still owes its score
+    began, ended = federation.journal("run.opened")[0]["at"], federation.journal("run.closed")[0]["at"]
+    took_s = (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds()
+    assert took_s < 10 + 6 * 2, "it was waited for once, for ten seconds"
 
 
 def test_a_part_of_the_test_set_is_scored_between_whole_ones(make_federation: MakeFederation) -> None:
@@ -80,3 +85,38 @@ def test_a_run_ends_early_when_its_model_is_good_enough(make_federation: MakeFed
     loss.run()
     assert loss.journal("round.closed")[-1]["metrics"]["eval_loss"] <= 0.5
     assert loss.journal("round.closed")[-2]["metrics"]["eval_loss"] > 0.5
+
+
+def test_the_best_model_is_the_one_that_sites_scored_best_where_the_server_scores_none(make_federation: MakeFederation) -> None:
+    federation = make_federation(client_eval_every=1, server_eval_every=0, num_rounds=3)
+    federation.run()
+    best = [each for each in federation.journal("artifact") if each["role"] == "best"]
+    scored = {each["round"]: each["metrics"]["eval_accuracy"] for each in federation.journal("round.scored")}
+    assert best[-1]["score"] == {"metric": "accuracy", "value": max(scored.values()), "by": "clients"}
+    assert scored[best[-1]["round"]] == max(scored.values())
+
+
+def test_an_attempt_that_goes_on_after_a_good_enough_model_trains_no_more(make_federation: MakeFederation) -> None:
+    federation = make_federation(stop_metric="accuracy", stop_at=0.8, num_rounds=50)
+    federation.run()
+    lines = (federation.root / "journal.jsonl").read_text().splitlines(keepends=True)
+    end = next(number for number, line in enumerate(lines) if '"kind":"run.closed"' in line)
+    closed = max(number for number, line in enumerate(lines) if '"kind":"round.closed"' in line)
+    assert closed < end
+    (federation.root / "journal.jsonl").write_text("".join(lines[: closed + 1]))  # as if it died right after the commit
+    federation.run(attempt=8)
+    rounds = [each["round"] for each in federation.journal("round.closed")]
+    assert rounds == list(range(1, len(rounds) + 1)), "no round more"
+    assert federation.journal("run.closed")[-1]["ended_early"].startswith("accuracy is 0.8")
+
+
+def test_scores_that_are_not_finite_are_left_out(make_federation: MakeFederation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toy_workload.Toy.server_evaluate", lambda self, arrays: {"loss": float("nan"), "accuracy": 0.5})
+    federation = make_federation(num_rounds=1, eval_share=0.0)
+    federation.run()
+    assert federation.journal("round.closed")[0]["server_metrics"] == {"accuracy": 0.5}
+
+
+def test_sites_with_nothing_to_score_on_are_not_asked_to(make_federation: MakeFederation) -> None:
+    with pytest.raises(ConfigError, match="eval-share 0"):
+        make_federation(client_eval_every=1, eval_share=0.0).run()

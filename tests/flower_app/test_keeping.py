@@ -113,16 +113,17 @@ def test_a_commit_that_is_damaged_costs_the_best_model_and_not_the_run(make_fede
 
 
 @pytest.mark.parametrize(
-    ("closed", "score"),
+    ("record", "score"),
     [
+        ({"kind": "round.scored", "metrics": {"eval_accuracy": 0.1}}, Score(2, "accuracy", 0.1, "clients")),
         ({"server_metrics": {"accuracy": 0.9}, "metrics": {"eval_accuracy": 0.1}}, Score(2, "accuracy", 0.9, "server")),
         ({"server_metrics": {"loss": 0.9}, "metrics": {"eval_accuracy": 0.1}}, Score(1, "accuracy", 0.1, "clients")),
         ({"server_metrics": {}, "metrics": {"accuracy": 0.1}}, None),
         ({"server_metrics": {"accuracy": float("nan")}, "metrics": {}}, None),
     ],
 )
-def test_a_score_is_the_servers_over_the_sites(closed: dict[str, Any], score: Score | None) -> None:
-    assert score_of({"round": 2, **closed}, "accuracy") == score
+def test_a_score_is_the_servers_over_the_sites(record: dict[str, Any], score: Score | None) -> None:
+    assert score_of({"kind": "round.closed", "round": 2, **record}, "accuracy") == score
 
 
 def test_a_servers_score_takes_the_place_of_the_sites_and_not_the_other_way_round(make_federation: MakeFederation) -> None:

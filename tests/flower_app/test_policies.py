@@ -93,6 +93,55 @@ def test_a_late_update_is_carried_into_a_later_round_with_less_weight(make_feder
     np.testing.assert_allclose(load_file(federation.root / "models/final.safetensors")["weight"], expected, rtol=1e-5)
 
 
+def test_an_update_that_came_with_the_kth_one_is_carried_as_any_other(make_federation: MakeFederation) -> None:
+    federation = make_federation(late="carry", k_of_n=2, num_rounds=2, min_available=2)  # all three answer within one poll
+    federation.clock.after(0.5, lambda: setattr(federation.grid.nodes[103], "online", False))  # no fresh one takes its place
+    federation.run()
+    assert [each[:3] for each in fate(federation)][2] == (1, "103", "late")
+    assert (1, "103", "counted", 2) in fate(federation)
+
+
+def test_an_update_that_comes_during_a_round_counts_in_it(make_federation: MakeFederation) -> None:
+    federation = make_federation(late="carry", k_of_n=2, num_rounds=2)
+    federation.grid.nodes[103].delay_s = 1.8  # round 2 is at work from 1.2 to 2.4 s
+    federation.run()
+    assert (1, "103", "counted", 2) in fate(federation)
+
+
+def test_what_is_carried_into_a_round_that_is_tried_again_is_not_lost(make_federation: MakeFederation) -> None:
+    federation = make_federation(late="carry", k_of_n=3, round_timeout_s=1.5, min_updates=3, min_available=2, num_rounds=1)
+    slow, dead = federation.grid.nodes[103], federation.grid.nodes[102]
+    slow.delay_s, answer, failures = 2.0, dead.answer, iter([True])
+
+    def fails_once(message: Message, context: Context) -> Message | None:
+        return Message(Error(8, "died"), reply_to=message) if next(failures, False) else answer(message, context)
+
+    dead.answer = fails_once
+    federation.run()
+    assert federation.journal("round.closed")[0]["counted"] == 3
+    assert [each[2] for each in fate(federation) if each[1] == "103"].count("counted") == 1
+
+
+def test_a_node_that_died_with_an_old_message_is_asked_again(make_federation: MakeFederation) -> None:
+    federation = make_federation(k_of_n=2, num_rounds=4)
+    silent = federation.grid.nodes[103]
+    answer = silent.answer
+    silent.answer = lambda message, context: None if message.metadata.group_id == "1" else answer(message, context)
+    federation.clock.after(1.6, lambda: federation.want("run", n103="its SuperNode was killed"))
+    federation.clock.after(2.0, lambda: federation.want("run"))  # and is back, while a round is at work
+    federation.run()
+    assert [message.metadata.group_id for message in silent.seen][:2] in (["1", "2"], ["1", "3"])
+
+
+def test_a_stop_is_seen_while_a_round_rests_before_its_next_try(make_federation: MakeFederation) -> None:
+    federation = make_federation(min_updates=3, round_retries=6, num_rounds=1)
+    federation.grid.nodes[102].answer = lambda message, context: Message(Error(8, "died"), reply_to=message)
+    federation.clock.after(14.0, lambda: federation.want("stop"))  # between tries four and five, which are 8 s apart
+    federation.run()
+    assert federation.journal("run.closed")[0]["status"] == "stopped"
+    assert federation.clock.seconds < 1000 + 14 + 2 * POLL_S + 6
+
+
 def test_a_fresh_update_takes_the_place_of_a_carried_one(make_federation: MakeFederation) -> None:
     federation = make_federation(late="carry", k_of_n=2, num_rounds=2)
     slow = federation.grid.nodes[103]

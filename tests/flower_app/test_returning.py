@@ -102,6 +102,7 @@ def test_an_error_of_the_way_to_the_superlink_is_no_end_of_the_run(federation: F
     with pytest.raises(httpx.ReadError):
         federation.run(attempt=1)
     assert not federation.journal("run.closed")
+    assert not [each for each in federation.journal("artifact") if each["role"] == "final"], "the last round is still to come"
     federation.run(attempt=2)
     assert [each["round"] for each in federation.journal("round.closed")] == [1, 2, 3]
 

@@ -117,7 +117,7 @@ class RunWatch:
         for record in await self._journal.catch_up():
             if record["attempt"] != self.flower_run_id:
                 continue
-            if record["kind"] == "update" and record["status"] in ("lost", "late"):
+            if record["kind"] == "update" and record["status"] in ("lost", "late") and not record["awaited"]:
                 self._around.wanted.cancel(record["node_id"], record["message_id"])
             elif record["kind"] == "run.closed":
                 self.status = record["status"]

@@ -65,5 +65,7 @@ def _misbehave(how: str) -> None:
                 pass
         case "sleep":
             time.sleep(600)
+        case "slow":
+            time.sleep(4)
         case "environment":
             print("ENVIRONMENT " + " ".join(f"{key}={value}" for key, value in sorted(os.environ.items())), flush=True)
