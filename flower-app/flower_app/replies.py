@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from flower_app.text import cleaned
-from flower_app.wire import NotAnArray, size_bytes, to_arrays
+from flower_app.wire import NotAnArray, records_of, size_bytes, to_arrays
 from flower_app.workloads.interface import Arrays, Metrics
 
 ARRAYS, METRICS, FACTS, TIMINGS, CONFIG, ANSWERS = "arrays", "metrics", "facts", "timings", "config", "answers"
@@ -57,10 +57,10 @@ def read_update(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
     num-examples < 1, norm of its difference to the model.
     """
     answers_what_was_asked(reply, asked)
-    records = list(reply.content.array_records.values())
+    records = list(records_of(reply.content, ArrayRecord).values())
     if len(records) != 1:
         raise Refused(f"needs one ArrayRecord, has {len(records)}")
-    metric_records = list(reply.content.metric_records.values())
+    metric_records = list(records_of(reply.content, MetricRecord).values())
     if len(metric_records) != 1:
         raise Refused(f"needs one MetricRecord, has {len(metric_records)}")
     num_examples, metrics = _counted(metric_records[0])
@@ -81,7 +81,7 @@ def read_update(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
 
 def read_score(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
     """Check the answer to an evaluate message; it brings no arrays. Raises Refused as read_update does."""
-    metric_records = list(reply.content.metric_records.values())
+    metric_records = list(records_of(reply.content, MetricRecord).values())
     if len(metric_records) != 1:
         raise Refused(f"needs one MetricRecord, has {len(metric_records)}")
     answers_what_was_asked(reply, asked)
@@ -91,7 +91,7 @@ def read_score(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
 
 def answers_what_was_asked(reply: Message, asked: Asked) -> None:
     """See that a reply names its round and its model. Raises Refused."""
-    said = reply.content.config_records.get(ANSWERS, ConfigRecord())
+    said = records_of(reply.content, ConfigRecord).get(ANSWERS, ConfigRecord())
     if said.get(ROUND) != asked.round:
         raise Refused(f"it answers round {said.get(ROUND)!r}, and was asked in round {asked.round}"[:NAME_LIMIT])
     if said.get(MODEL_SHA256) != asked.sha256:
@@ -102,7 +102,7 @@ def facts_of(reply: Message) -> tuple[dict[str, Any], dict[str, float]]:
     """Give what the node says of itself: (facts, timings); anything that is no plain value is left out."""
     if reply.has_error():
         return {}, {}
-    configs = reply.content.config_records
+    configs = records_of(reply.content, ConfigRecord)
     facts = _plain(configs.get(FACTS, ConfigRecord()))
     timings = {
         name: float(value)

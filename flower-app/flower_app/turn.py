@@ -10,7 +10,7 @@ from flower_app.config import NodeConfig, RunConfig
 from flower_app.measures import Stopwatch, architecture, peak_rss_bytes, rss_bytes, threads
 from flower_app.replies import ANSWERS, ARRAYS, CONFIG, FACTS, METRICS, MODEL_SHA256, NUM_EXAMPLES, ROUND, TIMINGS
 from flower_app.updates import TRAIN
-from flower_app.wire import digest, to_arrays, to_record
+from flower_app.wire import digest, records_of, to_arrays, to_record
 from flower_app.workloads import make_workload
 from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, derived_seed
 
@@ -31,13 +31,13 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
     with watch.part("total_s"):
         node = NodeConfig.parse(context.node_config, context.node_id)
         config = RunConfig.parse(context.run_config)
-        settings = dict(message.content.config_records.get(CONFIG, ConfigRecord()))
+        settings = dict(records_of(message.content, ConfigRecord).get(CONFIG, ConfigRecord()))
         env = _env_of(node, config, int(settings["server-round"]), environment)  # type: ignore[arg-type]
         with watch.part("prepare_s"):
             workload = make_workload(config)
             if prepare := getattr(workload, "prepare", None):
                 prepare(env)
-        arrays = to_arrays(message.content.array_records[ARRAYS])
+        arrays = to_arrays(records_of(message.content, ArrayRecord)[ARRAYS])
         with watch.part("evaluate_s"):
             wanted = config.eval_share and not (trains and config.client_eval_every)
             score = workload.evaluate(arrays, settings, env) if wanted else EvalResult(0, {})

@@ -2,14 +2,15 @@
 
 import hashlib
 import io
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from flower_app.workloads.interface import Arrays
 
+R = TypeVar("R", ArrayRecord, MetricRecord, ConfigRecord)
 NPY_VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -57,8 +58,13 @@ def digest(arrays: Arrays) -> str:
 
 def size_bytes(content: RecordDict) -> int:
     """Count the payload: the bytes of all arrays, metrics and config values."""
-    return sum(
-        record.count_bytes()
-        for records in (content.array_records, content.metric_records, content.config_records)
-        for record in records.values()
-    )
+    return sum(record.count_bytes() for record in content.values())
+
+
+def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """Give the records of one kind, by name.
+
+    As RecordDict's own `array_records` does, whose answer refers to itself in a circle and to the content: a model that was
+    looked at so would stay in memory until the garbage collector comes.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
