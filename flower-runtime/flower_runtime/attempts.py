@@ -14,6 +14,9 @@ from flower_runtime.procfile import ProcessRecord, write_exit
 from flower_runtime.secretfile import write_secret
 
 _WRAPPER_PATIENCE_S = 5.0
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""Has glibc return each block of 1 MB and more to the system when it is freed. Stock, the pieces of models that several threads
+pull stay in the heap: about one model more, for as long as the run lasts."""
 
 
 class Attempt:
@@ -54,7 +57,7 @@ class Attempt:
 
     def environment(self) -> dict[str, str]:
         """Build the ServerApp's environment: the allow-list, its run directory and attempt, where initial models are."""
-        ours = {"ESPALIER_RUN_DIR": str(self.run_dir), "ESPALIER_ATTEMPT": self.flower_run_id}
+        ours = {"ESPALIER_RUN_DIR": str(self.run_dir), "ESPALIER_ATTEMPT": self.flower_run_id, **GIVE_BACK}
         ours |= {} if self.models_dir is None else {"ESPALIER_MODELS_DIR": str(self.models_dir)}
         return child_environment(os.environ, ours)
 

@@ -34,6 +34,10 @@ def test_a_task_handed_out_again_ends_its_first_serverapp_and_term_is_passed_on(
     assert ended["last_lines"][-1].startswith("ServerApp ended: ")
 
 
+def test_a_serverapp_gives_large_blocks_back_to_the_system(tmp_path: Path) -> None:
+    assert Attempt(tmp_path, "series", "17").environment()["MALLOC_MMAP_THRESHOLD_"] == "1048576"
+
+
 def test_a_start_that_fails_says_why_in_exit_json(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, "series", "17")
     (attempt.directory / "server.log").mkdir(parents=True)
