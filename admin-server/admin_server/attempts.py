@@ -86,7 +86,7 @@ class Attempts:
         if why := self._why_not(run):
             raise RunNotResumable(f"Run {run['id']} cannot go on: {why}.", run_id=run["id"], status=run["status"])
         await self._flower().run(run["flower_run_id"])  # does anybody answer?
-        self._control(run).go_on(self._lost_nodes.reasons(), nodes)
+        self._control(run).reopen(self._lost_nodes.reasons(), nodes)
         try:
             moved = await self._store.move_run(run["id"], "starting", expected=["failed", "stopped"])
         except ActiveRunExists as exists:
@@ -156,7 +156,7 @@ class Attempts:
             before = await flower.run(newest["flower_run_id"])
             if before is not None and before.status != "finished":
                 await flower.stop_run(before.flower_run_id)
-            self._control(run).go_on(self._lost_nodes.reasons())
+            self._control(run).go_on(self._lost_nodes.reasons(), by_hand=newest["is_reopened"])
             async with self._watches.starting(run["fab_hash"]):
                 flower_run_id, series_id = await self._start(flower, run, None if before is None else before.fab_id)
                 await self._watches.begin_attempt(run, flower_run_id, series_id)
