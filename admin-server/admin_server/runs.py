@@ -10,7 +10,7 @@ from typing import Any
 
 from admin_server.apps import Apps, Fab
 from admin_server.arguments import take
-from admin_server.attempts import RUN_ID_KEY, Attempts
+from admin_server.attempts import Attempts
 from admin_server.control import ControlFile, Nodes, Want
 from admin_server.errors import (
     ActiveRun,
@@ -26,7 +26,7 @@ from admin_server.errors import (
     RunsUnwritable,
     SuperlinkUnreachable,
 )
-from admin_server.flower import Flower
+from admin_server.flower import RUN_ID_KEY, Flower
 from admin_server.flwr_config import CONNECTION
 from admin_server.ids import is_uint64, is_uuid
 from admin_server.initial_models import KEY, InitialModels
