@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.chaos_cases import record
-from benchmarks.chaos_cases.victims import POWER_CUT, Killed, Victims
+from benchmarks.chaos_cases.victims import OF_NODES, POWER_CUT, Killed, Victims
 from benchmarks.measure.leaving import leave_in_order
 from benchmarks.measure.table import Row, machine, report
 from tests.federation.stack import ROOT, Stack, wait_for
@@ -35,11 +35,15 @@ RUN_S, NEXT_ROUND_S = 600.0, 180.0
 
 @dataclass
 class Seen:
-    """What all runs together have shown. resumed_s: by kind of the process."""
+    """What all runs together have shown.
+
+    fewer: rounds without an update of each site, in runs in which no kill took a node. resumed_s: by kind of the process.
+    """
 
     kills: int = 0
     lost: int = 0
     twice: int = 0
+    fewer: int = 0
     failed: int = 0
     runs: int = 0
     attempts: int = 0
@@ -86,12 +90,13 @@ def begin(stack: Stack) -> str:
 
 def one_run(stack: Stack, victims: Victims, chance: random.Random, undisturbed: Path, seen: Seen, kills: int) -> None:
     """Disturb one run until it ends, and read its record."""
-    run_id = begin(stack)
+    run_id, kinds = begin(stack), set[str]()
     run_dir = Path(wait_for("the run's directory", lambda: stack.run(run_id)["run_dir"], 60))
     while seen.kills < kills and committed(run_dir) < ROUNDS - 2 and stack.run(run_id)["status"] != "failed":
         time.sleep(chance.uniform(0, LONGEST_PEACE_S))
         if committed(run_dir) < ROUNDS - 2 and (killed := victims.kill(chance.choice(victims.kinds), run_dir)):
             seen.kills += 1
+            kinds.add(killed.kind)
             await_round(stack, run_id, run_dir, killed, seen)
     run = stack.wait_end(run_id, RUN_S)
     journal, rows = record.journal_of(run_dir), record.rows_of(stack, run_id)
@@ -100,7 +105,9 @@ def one_run(stack: Stack, victims: Victims, chance: random.Random, undisturbed: 
     seen.failed += run["status"] != "completed"
     seen.lost += record.lost_rounds(journal, rows["rounds"], ROUNDS)
     seen.twice += record.double_counts(journal, rows)
-    if run["status"] == "completed" and all(row["counted"] == SITES for row in rows["rounds"]):
+    fewer = record.rounds_with_fewer(rows["rounds"], SITES)
+    seen.fewer += 0 if kinds & OF_NODES else fewer
+    if run["status"] == "completed" and not fewer:
         seen.apart.append(record.distance(run_dir, undisturbed))
     say(f"run {run['status']}, {len(run['attempts'])} attempts, {run['rounds_done']} rounds {run['cause'] or ''}")
 
@@ -132,8 +139,9 @@ def rows(seen: Seen) -> list[Row]:
         Row("kills", "", seen.kills),
         Row("lost rounds", "", seen.lost, goal=0),
         Row("double counts", "", seen.twice, goal=0),
-        Row("resume, slowest (s)", "s", max(alone, default=0.0), goal=RESUME_S),
-        Row("power cut, slowest (s)", "s", max(cuts, default=0.0), goal=POWER_CUT_S),
+        Row("resume, slowest (s)", "s", max(alone, default=None), goal=RESUME_S),
+        Row("power cut, slowest (s)", "s", max(cuts, default=None), goal=POWER_CUT_S),
+        Row("rounds with fewer updates, though no node was killed", "", seen.fewer, goal=0),
         Row("runs that did not complete", "", seen.failed, goal=0),
         *([Row("final model, of the largest weight", "", max(seen.apart), goal=SAME_MODEL)] if seen.apart else []),
         Row("runs", "", seen.runs),

@@ -2,26 +2,29 @@
 
 python3 run.py bench engine [--json FILE]     some ten minutes on two cores, and 20 GB of memory
 
-Rows about memory come from a federation of eight sites, a SuperLink and TLS; the others from the engine in one process, with
-made-up answers where there are nodes. docs/speed.md says how each is measured.
+Rows about memory come from a federation of eight sites, a SuperLink and TLS, the stop from one of two; the others from the engine
+in one process, with made-up answers where there are nodes. docs/speed.md says how each is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.engine_cases import arrays, large, simulated
+from benchmarks.engine_cases import arrays, large, simulated, stop
 from benchmarks.measure.leaving import leave_in_order
 from benchmarks.measure.table import Row, machine, report
 
-CLOSE_S, AGGREGATION_GB_S, MEMORY_MODELS = 0.5, 2.0, 4.0
+CLOSE_S, AGGREGATION_GB_S, MEMORY_MODELS, STOP_S = 0.5, 2.0, 4.0, 5.0
 SITES, UPDATE_MB, SMALLER_MB, COMMIT_MB = 8, 400.0, 40.0, 100.0
 NODES = (10, 100, 1000)
+STOPS = 3
 
 
 def main() -> int:
@@ -30,9 +33,8 @@ def main() -> int:
     arguments = parser.parse_args()
     leave_in_order()
     on = machine()
-    return report(
-        [*in_memory(), *through_a_superlink(SITES, UPDATE_MB), *per_node(NODES), *commit(COMMIT_MB)], "", arguments.json, on
-    )
+    rows = [*in_memory(), *through_a_superlink(SITES, UPDATE_MB), *stopping(STOPS), *per_node(NODES), *commit(COMMIT_MB)]
+    return report(rows, "", arguments.json, on)
 
 
 def in_memory() -> list[Row]:
@@ -50,10 +52,7 @@ def in_memory() -> list[Row]:
 
 def through_a_superlink(sites: int, megabytes: float) -> list[Row]:
     say(f"{sites} updates of {megabytes:.0f} MB through a SuperLink")
-    with tempfile.TemporaryDirectory(prefix="espalier-bench-") as folder:
-        Path(folder).chmod(0o755)  # root's embedded Postgres is another user
-        home = Path(folder) / "home"
-        home.mkdir()
+    with new_home() as home:
         memory = large.memory_of_a_round(home, sites, megabytes)
     size = f"{sites} x {megabytes:.0f} MB"
     return [
@@ -61,6 +60,22 @@ def through_a_superlink(sites: int, megabytes: float) -> list[Row]:
         Row(f"SuperLink memory, {size} (x model)", "", memory.superlink / megabytes / 1e6),
         Row(f"round, {size} (s)", "s", memory.round_s),
     ]
+
+
+def stopping(times: int) -> list[Row]:
+    say(f"{times} stops in the midst of training")
+    with new_home() as home:
+        took_s = stop.seconds_to_stop(home, times)
+    return [Row("stop, until no ClientApp is left (s)", "s", max(took_s), goal=STOP_S)]
+
+
+@contextlib.contextmanager
+def new_home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="espalier-bench-") as folder:
+        Path(folder).chmod(0o755)  # root's embedded Postgres is another user
+        home = Path(folder) / "home"
+        home.mkdir()
+        yield home
 
 
 def per_node(counts: tuple[int, ...]) -> list[Row]:

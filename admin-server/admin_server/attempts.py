@@ -20,10 +20,10 @@ from admin_server.apps import Apps
 from admin_server.background import DONE, Background
 from admin_server.control import ControlFile, Nodes
 from admin_server.errors import ActiveRun, FlowerRefused, RunChanged, RunNotResumable
-from admin_server.flower import Flower
+from admin_server.flower import RUN_ID_KEY, Flower
 from admin_server.lost_nodes import LostNodes
 from admin_server.rundir import RunDirectory
-from admin_server.series import going_on_in
+from admin_server.series import held, lead_to, let_all_go
 from admin_server.watch.outcome import cause, cause_of
 from admin_server.watch.process_end import Attempt
 from admin_server.watch.run_watch import ENDS
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.25
 LONGEST_PAUSE_S = 30.0
 OPEN = ("starting", "running")
-RUN_ID_KEY = "current-run-id"
 
 
 @dataclass
@@ -69,6 +68,7 @@ class Attempts:
     async def begin(self) -> None:
         """Have all that is active watched, and go on with what is lost."""
         self._waiting.clear()
+        let_all_go(self._runs_dir)
         await self._watches.begin(self.want)
 
     def want(self, run_id: str) -> None:
@@ -86,7 +86,7 @@ class Attempts:
         if why := self._why_not(run):
             raise RunNotResumable(f"Run {run['id']} cannot go on: {why}.", run_id=run["id"], status=run["status"])
         await self._flower().run(run["flower_run_id"])  # does anybody answer?
-        self._control(run).go_on(self._lost_nodes.reasons(), nodes)
+        self._control(run).reopen(self._lost_nodes.reasons(), nodes)
         try:
             moved = await self._store.move_run(run["id"], "starting", expected=["failed", "stopped"])
         except ActiveRunExists as exists:
@@ -150,13 +150,13 @@ class Attempts:
         if self._attempt(run, newest).kill():
             return False  # Flower would let both work; look again until it is gone
         flower = self._flower()
-        if await self._watches.look_for_series(run["series_id"]):
+        if await self._watches.look_for_next(run):
             return True
         try:
             before = await flower.run(newest["flower_run_id"])
             if before is not None and before.status != "finished":
                 await flower.stop_run(before.flower_run_id)
-            self._control(run).go_on(self._lost_nodes.reasons())
+            self._control(run).go_on(self._lost_nodes.reasons(), by_hand=newest["is_reopened"])
             async with self._watches.starting(run["fab_hash"]):
                 flower_run_id, series_id = await self._start(flower, run, None if before is None else before.fab_id)
                 await self._watches.begin_attempt(run, flower_run_id, series_id)
@@ -182,9 +182,12 @@ class Attempts:
             raise FlowerRefused("The SuperLink has lost its state, and with it the app that a shell had brought.", code=None)
         if fab_id is not None:
             return await flower.start_run(fab, config, series_id=run["series_id"])
-        with going_on_in(self._runs_dir, run["series_id"], run["fab_hash"]) as link:
+        with held(self._runs_dir, run["fab_hash"]):
             flower_run_id, series_id = await flower.start_run(fab, config)
-            link(series_id)
+            if not lead_to(self._runs_dir, series_id, run["series_id"]):  # the watches end it
+                raise FlowerRefused(
+                    f"Flower's run {flower_run_id} began before its directory could lead to the run's.", code=None
+                )
         return flower_run_id, series_id
 
     def _attempt(self, run: dict[str, Any], row: dict[str, Any]) -> Attempt:

@@ -30,10 +30,15 @@ class ControlFile:
             self.want = want
             self._write()
 
-    def go_on(self, lost_nodes: Mapping[str, str], nodes: Nodes | None = None) -> None:
-        """Before a new attempt: a stop is over, a pause stays. nodes: whom it waits for, as the attempt before if None."""
+    def reopen(self, lost_nodes: Mapping[str, str], nodes: Nodes) -> None:
+        """By hand, after the run's end: what was asked of it before is over. nodes: whom its next attempt waits for."""
+        self.want, self.nodes, self.lost_nodes = "run", nodes, dict(lost_nodes)
+        self._write()
+
+    def go_on(self, lost_nodes: Mapping[str, str], *, by_hand: bool) -> None:
+        """Before a new attempt: a stop is over, a pause stays. Nodes that were chosen by hand are those of one attempt alone."""
         self.want = "run" if self.want == "stop" else self.want
-        self.lost_nodes, self.nodes = dict(lost_nodes), nodes or self.nodes
+        self.lost_nodes, self.nodes = dict(lost_nodes), self.nodes if by_hand else None
         self._write()
 
     def lose(self, lost_nodes: Mapping[str, str]) -> None:

@@ -26,6 +26,8 @@ from admin_server.errors import FlowerRefused, PublicKeyInvalid, SuperlinkUnreac
 
 T = TypeVar("T")
 PAGE = 100
+RUN_ID_KEY = "current-run-id"
+"""The key of the run config by which our StartRun names its run."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class FlowerRun:
             run.status.details,
             dict(user_config_from_proto(run.override_config)),
         )
+
+    @property
+    def run_id(self) -> str:
+        """The run of ours that its config names; "" where it names none."""
+        return str(self.config.get(RUN_ID_KEY, ""))
 
 
 @dataclass(frozen=True)

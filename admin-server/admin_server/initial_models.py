@@ -5,13 +5,13 @@ from pathlib import Path
 
 from admin_server.artifacts.local import LocalStore
 from admin_server.errors import ArtifactDamaged, ArtifactGone, ArtifactNotFound, InitialModelUnfit, ModelNotFound
+from admin_server.ids import is_uuid
 from admin_server.models import LATEST, Models
 
 KEY = "initial-model"
 """The run-config key by which the engine is told the sha256."""
 FOLDER = "initial-models"
 VERSION = re.compile(rf"{LATEST}|[0-9]{{1,9}}")
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class InitialModels:
@@ -27,7 +27,7 @@ class InitialModels:
         which: a version ("3"), "latest", or the id of an artifact. Raises InitialModelUnfit, ArtifactStoreAway.
         """
         is_version = VERSION.fullmatch(which) is not None
-        if not is_version and not UUID.fullmatch(which):
+        if not is_version and not is_uuid(which):
             raise InitialModelUnfit(f"{which} is neither a version of the model nor the id of an artifact.", initial_model=which)
         try:
             found = await (self._models.one(which) if is_version else self._models.artifact(which))

@@ -15,9 +15,9 @@ from control_plane.tokens import new_token, sha256_of
 from admin_server.database import Database
 from admin_server.errors import NodeEnrolled, NodeNotFound, PublicKeyInvalid, SuperlinkNotRunning
 from admin_server.flower import pem_of
+from admin_server.ids import is_uuid
 from admin_server.invitations import refusal
 from admin_server.lost_nodes import SUPERLINK, LostNodes
-from admin_server.runs import UUID
 from admin_server.schemas import Enrolment, Heartbeat
 from admin_server.superlink import Superlink
 from admin_server.superlink_plan import SuperlinkPlan
@@ -124,7 +124,7 @@ class Nodes:
 
     async def one(self, node_id: str) -> dict[str, Any]:
         """Find a node by its id or external id. Raises NodeNotFound."""
-        key = "id" if UUID.fullmatch(node_id) else "external_id"
+        key = "id" if is_uuid(node_id) else "external_id"
         rows = await self._store.rows("node_list", {"project_id": self._project["id"], key: node_id}, limit=1)
         if not rows:
             raise NodeNotFound(f"There is no node {node_id}.", node_id=node_id)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from admin_server.apps import Apps, Fab
 from admin_server.arguments import take
-from admin_server.attempts import RUN_ID_KEY, Attempts
+from admin_server.attempts import Attempts
 from admin_server.control import ControlFile, Nodes, Want
 from admin_server.errors import (
     ActiveRun,
@@ -27,8 +26,9 @@ from admin_server.errors import (
     RunsUnwritable,
     SuperlinkUnreachable,
 )
-from admin_server.flower import Flower
+from admin_server.flower import RUN_ID_KEY, Flower
 from admin_server.flwr_config import CONNECTION
+from admin_server.ids import is_uint64, is_uuid
 from admin_server.initial_models import KEY, InitialModels
 from admin_server.run_config import Scalar, check, from_text
 from admin_server.rundir import RunDirectory
@@ -41,7 +41,6 @@ from db.errors import ActiveRunExists, DatabaseUnavailable
 from db.store import Store
 
 log = logging.getLogger(__name__)
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 END_ALL_S = 15.0
 BETWEEN = ["starting", "running", "paused"]  # what a run is that nobody watches: it waits for its next attempt
 COUNTED = ("rounds", "updates", "metrics", "log_lines", "events")
@@ -270,7 +269,7 @@ class Runs:
 async def find(store: Store, project_id: str, run_id: str) -> dict[str, Any] | None:
     """Find a run by any of its three ids."""
     where: dict[str, Any] = {"project_id": project_id}
-    if UUID.fullmatch(run_id):
+    if is_uuid(run_id):
         rows = await store.rows("run_list", {**where, "id": run_id}, limit=1)
     elif is_uint64(run_id):
         attempts = await store.rows("attempt_list", {**where, "flower_run_id": run_id}, limit=1)
@@ -279,8 +278,3 @@ async def find(store: Store, project_id: str, run_id: str) -> dict[str, Any] | N
     else:
         return None
     return rows[0] if rows else None
-
-
-def is_uint64(text: str) -> bool:
-    """Is this what Flower's ids look like?"""
-    return text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 2**64

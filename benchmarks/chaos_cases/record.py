@@ -38,6 +38,11 @@ def lost_rounds(journal: list[Json], rows: list[Json], num_rounds: int) -> int:
     return len(wanted - closed) + len(closed - {row["round"] for row in rows if row["status"] == "closed"})
 
 
+def rounds_with_fewer(rows: list[Json], sites: int) -> int:
+    """Count the committed rounds in which not every site's update counts."""
+    return sum(row["status"] == "closed" and row["counted"] != sites for row in rows)
+
+
 def double_counts(journal: list[Json], rows: dict[str, list[Json]]) -> int:
     """Count committed rounds that stand twice, nodes counted twice in a round, sums unlike their parts, and rows twice.
 

@@ -18,7 +18,7 @@ from tests.federation.stack import Stack, wait_for
 
 READY_S = 120.0
 POWER_CUT = "power cut"
-UNCOUNTED = ("SuperNode", "ClientApp")
+OF_NODES = frozenset({"SuperNode", "ClientApp", POWER_CUT})
 """Whose death may leave a site's update out of a round; the round says so."""
 
 

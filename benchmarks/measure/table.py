@@ -18,12 +18,13 @@ import psutil
 class Row:
     """One figure, beside that of a peer in the same run where there is one.
 
-    goal: the bar that `ours` has to meet, at most so much (at least, where higher is better); None: no bar.
+    ours: None where what it tells of did not happen. goal: the bar that it has to meet, at most so much (at least, where higher
+    is better); None: no bar.
     """
 
     case: str
     unit: str
-    ours: float
+    ours: float | None
     peer: float | None = None
     goal: float | None = None
     higher_is_better: bool = False
@@ -37,7 +38,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        if self.goal is None:
+        if self.goal is None or self.ours is None:
             return None
         return self.ours >= self.goal if self.higher_is_better else self.ours <= self.goal
 
@@ -79,7 +80,8 @@ def table(rows: Sequence[Row], peer: str) -> str:
         sign = "≥" if row.higher_is_better else "≤"
         goal = "" if row.goal is None else f"{sign} {number(row.goal)}"
         verdict = {None: "", True: "met", False: "MISSED"}[row.met]
-        lines.append((row.case, row.unit, number(row.ours), number(row.peer), number(row.ratio), goal, verdict))
+        ours = "none" if row.ours is None else number(row.ours)
+        lines.append((row.case, row.unit, ours, number(row.peer), number(row.ratio), goal, verdict))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(shown_line(line, widths)) for line in lines)
 

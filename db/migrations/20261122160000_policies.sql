@@ -8,6 +8,10 @@ $$;
 
 alter table public.rounds add column carried integer;
 comment on column public.rounds.carried is 'How many of the counted updates are of earlier rounds.';
+comment on column public.node_updates.status is '
+  sent ──▶ counted | refused | failed | lost | late      lost ──its reply comes after all──▶ late
+  A round that is opened again sends again: the row is reused, tries + 1. What counted stays, unless its round begins anew without it:
+  then it is lost, or late if it had been carried into that round.';
 alter table public.federated_runs
   add column waiting jsonb constraint federated_runs_waiting_is_object check (jsonb_typeof(waiting) = 'object'),
   add column ended_early text;
@@ -63,12 +67,17 @@ begin
   if not found then
     perform espalier.refuse('ES006', 'The round is closed.');
   elsif v_tries > 1 then
-    -- What the try before this one left: nodes that are not asked again will not answer, and its numbers do not count.
+    -- What the try before this one left: its numbers do not count, nor does what it had counted, and nodes that are not asked again
+    -- will not answer. The next try has no update that an earlier round's node had brought to it.
+    delete from public.metrics m using public.node_updates u
+    where m.run_id = p_run.id and u.run_id = m.run_id and u.round = m.round and u.flower_node_id = m.flower_node_id
+      and u.round < v_round and u.counted_in_round = v_round and u.metrics ? m.name;
     delete from public.metrics where run_id = p_run.id and round = v_round;
-    update public.node_updates set status = 'lost' where run_id = p_run.id and round = v_round and status = 'sent';
-    -- What an earlier round's node had brought to it does not count any more: the next try has no such update.
-    update public.node_updates set status = 'late', counted_in_round = null
-    where run_id = p_run.id and round < v_round and counted_in_round = v_round;
+    update public.node_updates
+    set status = case when round = v_round then 'lost' else 'late' end, counted_in_round = null, num_examples = null, metrics = '{}',
+        cause = coalesce(cause, jsonb_build_object('type', 'RoundReopened', 'message', 'the round began anew, without this update'))
+    where run_id = p_run.id
+      and ((round = v_round and status in ('sent', 'counted')) or (round < v_round and counted_in_round = v_round));
   end if;
   update public.federated_runs set waiting = null where id = p_run.id and waiting is not null;
   insert into public.node_updates as u (run_id, round, node_id, flower_node_id, attempt, at)

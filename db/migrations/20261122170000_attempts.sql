@@ -181,6 +181,53 @@ begin
 end
 $$;
 
+create or replace function espalier.apply_records(
+  p_run public.federated_runs, p_records jsonb, p_careful boolean, out o_seq bigint, out o_refused integer
+)
+language plpgsql set search_path = '' as $$
+-- Apply what is newer than p_run.journal_seq; o_seq is how far that came.
+-- careful: each record in its own subtransaction, so that one that fails leaves the others.
+declare
+  v_record jsonb;
+  v_seq bigint;
+  v_why text;
+  v_column text;
+  v_constraint text;
+begin
+  o_seq := p_run.journal_seq;
+  o_refused := 0;
+  for v_record in select value from jsonb_array_elements(p_records) loop
+    v_why := null;
+    v_seq := case when jsonb_typeof(v_record) = 'object' and v_record ->> 'seq' ~ '^[1-9][0-9]{0,17}$' then (v_record ->> 'seq')::bigint end;
+    continue when v_seq <= o_seq;
+    if v_seq is null then
+      v_why := 'It has no seq.';
+    elsif p_careful then
+      begin
+        perform espalier.apply_record(p_run, v_record);
+      exception when others then
+        if not espalier.is_about_the_data(sqlstate) then
+          raise;
+        end if;
+        get stacked diagnostics v_column = column_name, v_constraint = constraint_name;
+        v_why := espalier.why_refused(sqlstate, sqlerrm, v_column, v_constraint);
+      end;
+    else
+      perform espalier.apply_record(p_run, v_record);
+    end if;
+    if v_why is not null then
+      o_refused := o_refused + 1;
+      perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, null, null,
+        jsonb_build_object('what', 'journal.refused', 'seq', v_seq, 'why', v_why, 'kind', case when v_seq is not null then
+          espalier.known(v_record -> 'kind', array['run.opened', 'round.waiting', 'round.opened', 'update', 'round.closed', 'round.scored',
+            'artifact', 'artifact.removed', 'run.paused', 'run.resumed', 'run.closed']) end),
+        now(), v_seq, p_run.id || ':refused:' || coalesce(v_seq::text, md5(v_record::text)));
+    end if;
+    o_seq := coalesce(v_seq, o_seq);
+  end loop;
+end
+$$;
+
 create or replace function espalier.functions() returns setof regprocedure
 language sql stable set search_path = '' as $$
   -- All helpers, and of schema public, where a Supabase project has others too, ours.

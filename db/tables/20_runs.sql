@@ -136,7 +136,8 @@ create index node_updates_node_id on public.node_updates (node_id, key);
 comment on table public.node_updates is 'What became of each message to a node; node_id is null for a Flower node that never enrolled here.';
 comment on column public.node_updates.status is '
   sent ──▶ counted | refused | failed | lost | late      lost ──its reply comes after all──▶ late
-  A round that is opened again sends again: the row is reused, tries + 1. An update that counted is never replaced.';
+  A round that is opened again sends again: the row is reused, tries + 1. What counted stays, unless its round begins anew without it:
+  then it is lost, or late if it had been carried into that round.';
 alter table public.node_updates enable row level security;
 
 create table public.metrics (

@@ -161,9 +161,11 @@ def test_an_address_that_leaves_the_home_is_refused(tmp_path: Path) -> None:
 def test_what_a_crash_left_half_written_goes_at_the_next_start(tmp_path: Path) -> None:
     store = Stores(tmp_path, None, None).newest()
     keep(store, "models/p/x.bin", io.BytesIO(CONTENT), sha256(CONTENT))
-    (tmp_path / "models" / "p" / ".part-abc").write_bytes(CONTENT[:5])
+    keep(store, "initial-models/y.bin", io.BytesIO(CONTENT), sha256(CONTENT))
+    for folder in ("models/p", "initial-models"):
+        (tmp_path / folder / ".part-abc").write_bytes(CONTENT[:5])
     Stores(tmp_path, None, None)
-    assert [path.name for path in (tmp_path / "models" / "p").iterdir()] == ["x.bin"]
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"x.bin", "y.bin"}
 
 
 def test_a_disk_that_takes_nothing_is_told(tmp_path: Path) -> None:

@@ -38,6 +38,19 @@ def test_a_stop_is_never_taken_back(tmp_path: Path) -> None:
     assert control.want == "stop"
 
 
+def test_by_hand_a_pause_of_before_is_over_and_the_nodes_are_those_of_one_attempt(tmp_path: Path) -> None:
+    path = tmp_path / "control.json"
+    control = ControlFile(path)
+    control.ask("pause")
+    control.reopen({}, "same")
+    assert json.loads(path.read_text()) == {"seq": 2, "want": "run", "lost_nodes": {}, "nodes": "same"}
+    control.go_on({"5": "offline"}, by_hand=True)
+    assert json.loads(path.read_text()) == {"seq": 3, "want": "run", "lost_nodes": {"5": "offline"}, "nodes": "same"}
+    control.ask("pause")
+    control.go_on({}, by_hand=False)
+    assert json.loads(path.read_text()) == {"seq": 5, "want": "pause", "lost_nodes": {}}
+
+
 def test_a_control_file_that_cannot_be_read_is_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "control.json"
     path.write_text('{"seq": "x"')

@@ -16,6 +16,7 @@ from benchmarks.measure.table import Row, percentile, report, table
         (Row("intake", "lines/s", 30_000, peer=10_000, goal=20_000, higher_is_better=True), 3.0, True),
         (Row("intake", "lines/s", 19_999, goal=20_000, higher_is_better=True), None, False),
         (Row("memory", "MB", 120), None, None),
+        (Row("power cut", "s", None, goal=25), None, None),
     ],
 )
 def test_a_row_knows_its_ratio_and_whether_its_bar_is_met(row: Row, ratio: float | None, met: bool | None) -> None:
@@ -38,10 +39,12 @@ def test_the_file_has_the_rows_in_order_and_a_missed_bar_fails(tmp_path: Path, c
 
 
 def test_the_table_lines_up() -> None:
-    lines = table([Row("a longer case", "ms", 1234.5, goal=50), Row("b", "lines/s", 0.1234, peer=2.0)], "peer").splitlines()
+    rows = [Row("a longer case", "ms", 1234.5, goal=50), Row("b", "lines/s", 0.1234, peer=2.0), Row("c", "s", None, goal=25)]
+    lines = table(rows, "peer").splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1].split() == ["a", "longer", "case", "ms", "1,234", "≤", "50", "MISSED"]
     assert lines[2].split() == ["b", "lines/s", "0.123", "2", "16.2"]
+    assert lines[3].split() == ["c", "s", "none", "≤", "25"]
 
 
 def test_a_percentile_is_one_that_so_many_do_not_exceed() -> None:

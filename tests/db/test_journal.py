@@ -1,6 +1,8 @@
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +14,7 @@ from db.errors import NoSuchRow
 from db.store import Store
 
 BIG = "18446744073709551615"
+SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs" / "journal.schema.json").read_text())
 PROJECTION = ("round_list", "update_list", "metric_list", "artifact_list")
 
 
@@ -154,6 +157,16 @@ async def test_a_malformed_record_is_refused_and_warned_of_and_the_rest_goes_on(
     assert (await store.apply_journal(run["id"], records, 9))["events"] == []
 
 
+@pytest.mark.one_door
+async def test_a_refused_record_of_any_kind_keeps_its_kind(store: Store, run: Row, journal: Any) -> None:
+    kinds = [each["properties"]["kind"]["const"] for each in SCHEMA["$defs"].values() if "kind" in each["properties"]]
+    for kind in kinds:
+        journal.add(kind, at="yesterday")
+    answer = await store.apply_journal(run["id"], journal.records, 9)
+    assert answer["refused"] == len(kinds)
+    assert [event["data"]["kind"] for event in answer["events"]] == kinds
+
+
 async def test_values_that_jsonb_refuses_do_not_spoil_a_batch(store: Store, run: Row, journal: Any) -> None:
     journal.opened().round_opened(1, BIG, "5").update(1, BIG, metrics={"loss": float("nan")})
     journal.update(1, "5", facts={"note": "a\x00b\ud800c"})
@@ -213,6 +226,39 @@ async def test_a_new_attempt_opens_a_round_again_that_was_not_closed(store: Stor
     ]
     attempts = await store.rows("attempt_list")
     assert [(row["flower_run_id"], row["status"]) for row in attempts] == [("77", "lost"), ("78", "running")]
+
+
+@pytest.mark.one_door
+async def test_what_counted_in_a_try_that_a_crash_undid_is_lost_unless_its_node_is_asked_again(
+    store: Store, run: Row, journal: Any
+) -> None:
+    journal.opened().whole_round(1, BIG, "5", "6").round_opened(2, BIG, "5", "6").update(2, BIG).update(2, "6")
+    await store.apply_journal(run["id"], journal.records, 1)
+    await store.begin_attempt(run["id"], "78", "9")
+    journal.attempt = "78"
+    journal.opened(resumed_after=1).whole_round(2, BIG, "5").artifact(round=2)
+    assert (await store.apply_journal(run["id"], journal.records, 2))["refused"] == 0
+    (closed,) = await store.rows("round_list", {"round": 2})
+    rows = await store.rows("update_list", {"round": 2})
+    assert [(row["flower_node_id"], row["status"], row["counted_in_round"], row["num_examples"]) for row in rows] == [
+        (BIG, "counted", 2, 10),
+        ("5", "counted", 2, 10),
+        ("6", "lost", None, None),
+    ]
+    assert (closed["counted"], closed["num_examples"]) == (2, 20)
+    assert (rows[-1]["metrics"], rows[-1]["cause"]["type"], rows[-1]["tries"]) == ({}, "RoundReopened", 1)
+    metrics = await store.rows("metric_list", {"round": 2, "scope": "node"})
+    assert {row["flower_node_id"] for row in metrics} == {BIG, "5"}
+    (artifact,) = await store.rows("artifact_list")
+    model = await store.add_model(
+        run["project_id"], artifact["id"], artifact["sha256"], "models/x", "admin", "whose data is in it"
+    )
+    sources = await store.rows("model_source_list", {"model_id": model["id"]})
+    assert {row["flower_node_id"]: (row["updates"], row["last_round"]) for row in sources} == {
+        BIG: (2, 2),
+        "5": (2, 2),
+        "6": (1, 1),
+    }
 
 
 @pytest.mark.one_door

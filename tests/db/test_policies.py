@@ -50,6 +50,10 @@ async def test_what_was_carried_into_a_round_that_a_crash_undid_counts_no_more(s
     journal.round_opened(2, "4").update(2, "4")
     await apply(store, run, journal.round_closed(2, counted=1))
     assert (1, "5", "late", None) in await statuses(store, run)
+    (undone,) = await store.rows("update_list", {"run_id": run["id"], "status": "late"})
+    assert (undone["num_examples"], undone["metrics"], undone["cause"]["type"]) == (None, {}, "RoundReopened")
+    metrics = await store.rows("metric_list", {"run_id": run["id"], "scope": "node"})
+    assert [(row["round"], row["flower_node_id"]) for row in metrics] == [(1, "4"), (2, "4")]
 
 
 async def test_scores_of_sites_join_the_rounds_metrics_once_it_is_closed(store: Store, run: Row, journal: Any) -> None:

@@ -25,14 +25,36 @@ def assert_rows_equal_journal(stack: Stack, run_id: str) -> None:
         _equal(row, closed[row["round"]], ROUND)
 
     assert_counted_once(journal)
-    last_update = {(u["round"], u["node_id"]): u for u in journal if u["kind"] == "update"}
+    last_words = said_last(journal)
     updates = stack.admin.items(f"/runs/{run_id}/updates")
-    assert Counter((u["round"], u["flower_node_id"]) for u in updates) == Counter(list(last_update))
+    assert Counter((u["round"], u["flower_node_id"]) for u in updates) == Counter(list(last_words))
     for row in updates:
-        _equal(row, last_update[row["round"], row["flower_node_id"]], UPDATE)
+        said = last_words[row["round"], row["flower_node_id"]]
+        if said is None:
+            assert (row["status"], row["counted_in_round"]) == ("lost", None)
+        else:
+            _equal(row, said, UPDATE)
+    for row in rounds:
+        counted = [u for u in updates if u["kind"] == "train" and u["counted_in_round"] == row["round"]]
+        assert {u["status"] for u in counted} <= {"counted"}
+        assert (len(counted), sum(u["num_examples"] for u in counted)) == (row["counted"], row["num_examples"])
 
     artifacts = stack.admin.items(f"/runs/{run_id}/artifacts")
     assert sorted(a["sha256"] for a in artifacts) == sorted(a["sha256"] for a in journal if a["kind"] == "artifact")
+
+
+def said_last(journal: list[Json]) -> dict[tuple[int, str], Json | None]:
+    """Give what became of each node in each round, by round and node; None if its round began anew without it."""
+    last: dict[tuple[int, str], Json | None] = {}
+    for line in journal:
+        if line["kind"] == "round.opened":
+            undone = [
+                key for key, said in last.items() if key[0] == line["round"] and (said is None or said["status"] == "counted")
+            ]
+            last |= dict.fromkeys([*undone, *((line["round"], node) for node in line["nodes"])])
+        elif line["kind"] == "update":
+            last[line["round"], line["node_id"]] = line
+    return last
 
 
 def assert_counted_once(journal: list[Json]) -> None:

@@ -122,9 +122,11 @@ def test_a_killed_server_app_is_followed_by_another_that_goes_on_after_its_last_
 
 
 def test_a_server_app_that_is_killed_before_its_first_line_is_started_again(stack: Stack, undisturbed: str) -> None:
-    run_id = stack.start_run("trouble", num_rounds=ROUNDS, min_available=2)
+    run_id = stack.start_run("trouble", trouble="server-waits-once", num_rounds=ROUNDS, min_available=2)
+    folder = stack.run_folder(run_id)
+    wait_for("the ServerApp to be about to begin", (folder / "server-waits-once").exists, 40)
+    assert not (folder / "journal.jsonl").exists()
     kill_recorded(server_app_of(stack, run_id))
-    assert not (stack.run_folder(run_id) / "journal.jsonl").exists(), "it was too late for what this is about"
     assert_as_if_nothing_had_happened(stack, run_id, undisturbed, attempts=2)
 
 

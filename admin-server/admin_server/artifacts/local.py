@@ -12,6 +12,8 @@ from admin_server.errors import ArtifactGone, ArtifactStoreAway
 from admin_server.journal import inside
 
 PART = ".part-"
+FOLDERS = ("models/*", "initial-models")
+"""Below the home: of promoted models, by project, and of models that runs start from."""
 
 
 class LocalStore:
@@ -22,8 +24,9 @@ class LocalStore:
 
     def sweep(self) -> None:
         """Remove what a crash left half written. One server at a time works in a home, and this one has just begun."""
-        for part in self._home.glob(f"models/*/{PART}*"):
-            part.unlink(missing_ok=True)
+        for folder in FOLDERS:
+            for part in self._home.glob(f"{folder}/{PART}*"):
+                part.unlink(missing_ok=True)
 
     def uri_of(self, name: str) -> str:
         """Give the name itself."""

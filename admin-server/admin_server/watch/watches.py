@@ -13,6 +13,8 @@ from typing import Any
 from admin_server.background import DONE, Background
 from admin_server.errors import FlowerRefused, SuperlinkNotRunning, SuperlinkUnreachable
 from admin_server.flower import PAGE, Flower, FlowerRun
+from admin_server.ids import is_uuid
+from admin_server.series import lead_to
 from admin_server.watch.outcome import cause
 from admin_server.watch.run_watch import ENDS, RunWatch, Surroundings
 
@@ -37,6 +39,7 @@ class Watches:
         self._has_listed_all = False
         self._listed_at = 0.0
         self._doubtful: list[str] = []
+        self._taking = asyncio.Lock()
         self._on_lost: Callable[[str], None] = lambda run_id: None
 
     async def begin(self, on_lost: Callable[[str], None]) -> None:
@@ -86,12 +89,13 @@ class Watches:
             await self._adopt(run)
         return flower_run_id in self._by_flower_id
 
-    async def look_for_series(self, series_id: str) -> bool:
-        """Take up a Flower run of this series that has no row, since nobody heard its StartRun answered; True if there is one."""
-        found = [run for run in await self._news(await self._around.flower().runs()) if run.series_id == series_id]
-        for run in reversed(found):
-            await self._adopt(run)
-        return bool(found)
+    async def look_for_next(self, run: dict[str, Any]) -> bool:
+        """Take up what goes on with a run and has no row, since nobody heard its StartRun answered; True if something does."""
+        for found in reversed(await self._news(await self._around.flower().runs())):
+            if found.series_id == run["series_id"] or found.run_id == run["id"]:
+                await self._adopt(found)
+        watch = self.of(run["id"])
+        return watch is not None and not watch.has_ended
 
     def doubt(self, run_id: str) -> None:
         """Nobody knows whether the SuperLink took this intent: the next list of its runs tells."""
@@ -181,6 +185,9 @@ class Watches:
         """Make a row of a run that was started from a shell, or find the intent that it belongs to."""
         if self._starting[run.fab_hash]:
             return
+        if (ours := await self._named_by(run)) is not None:
+            await self._take(ours, run)
+            return
         row = await self._around.store.adopt_run(
             self._project_id, run.flower_run_id, run.series_id, run.fab_id, run.fab_hash, run.config
         )
@@ -188,3 +195,25 @@ class Watches:
             log.info("run %s is Flower's run %s (%s)", row["id"], run.flower_run_id, row["adopted"])
         watch = await self._watch({**row, "series_id": run.series_id}, run.flower_run_id)
         watch.flower = run
+
+    async def _named_by(self, found: FlowerRun) -> dict[str, Any] | None:
+        """Give the active run that a Flower run says it is of, although it is of another series than that run was."""
+        if not is_uuid(found.run_id):
+            return None
+        where = {"project_id": self._project_id, "id": found.run_id, "fab_hash": found.fab_hash, "status": ACTIVE}
+        rows = await self._around.store.rows("run_list", where, limit=1)
+        return rows[0] if rows and rows[0]["series_id"] not in (None, found.series_id) else None
+
+    async def _take(self, ours: dict[str, Any], found: FlowerRun) -> None:
+        """Have a run go on by a start that nobody heard answered, or end that: it has begun in a directory of its own."""
+        async with self._taking:
+            if found.flower_run_id in self._by_flower_id.keys() | self._finished:
+                return
+            attempts = await self._around.store.rows("attempt_list", {"run_id": ours["id"]}, limit=1000)
+            waits = found.status != "finished" and attempts[-1]["status"] not in ("starting", "running")
+            if waits and lead_to(self._around.runs_dir, found.series_id, ours["series_id"]):
+                await self.begin_attempt(ours, found.flower_run_id, found.series_id)
+                log.info("run %s goes on as Flower's run %s, whose start was not answered", ours["id"], found.flower_run_id)
+                return
+            self._finished.add(found.flower_run_id)
+            await self._end_leftover(self._around.flower(), found)

@@ -20,12 +20,15 @@ class Trouble:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
+        self._scored = 0
 
     def initial_arrays(self) -> Arrays:
         if self._config.values["trouble"] == "server-raise":
             raise FileNotFoundError("no base model on the server")
         if self._config.values["trouble"] == "server-sigkill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._is_the_time_for("server-waits-once"):  # before the journal's first line
+            time.sleep(600)
         return {"w": np.zeros(8, dtype=np.float32)}
 
     def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
@@ -41,7 +44,19 @@ class Trouble:
         return EvalResult(1, {"loss": float(abs(arrays["w"]).mean())})
 
     def server_evaluate(self, arrays: Arrays) -> Metrics:
+        self._scored += 1
+        if self._scored == 2 and self._is_the_time_for("server-fails-once"):
+            raise RuntimeError("no test set on the server")
         return {"loss": float(abs(arrays["w"]).mean()), "accuracy": 0.5}
+
+    def _is_the_time_for(self, trouble: str) -> bool:
+        """Is this the first attempt of a run that asks for this trouble? A file in its directory remembers."""
+        if self._config.values["trouble"] != trouble:
+            return False
+        marker = Path(os.environ["ESPALIER_RUN_DIR"]) / trouble
+        is_first = not marker.exists()
+        marker.touch()
+        return is_first
 
 
 def _misbehave(how: str) -> None:
