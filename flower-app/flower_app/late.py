@@ -57,7 +57,7 @@ class LateMessages:
 
     def _keep(self, reply: Message, sent: Sent, like: Arrays) -> None:
         try:
-            update = read_update(reply, like, sent.asked)
+            update = read_update(reply, like, sent.asked, sent.node_id)
         except Refused as refusal:
             self._on_update(refused(reply, sent, refusal))
             return
