@@ -8,13 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flower_app.blocks import in_blocks
 from flower_app.workloads.interface import Arrays, Metrics
 
 DOUBLE_UP_TO_BYTES = 256 * 2**20
 """Models up to this size are summed in float64, so that the order of arrival does not show; larger ones in float32."""
-
-BLOCK = 2**16
-"""Elements that are multiplied and added before the next ones are touched: 0.5 MB of float64, which stays in a core's cache."""
 
 THREADS = 2
 
@@ -81,7 +79,7 @@ class WeightedMean(MeanMetrics):
 
     def add(self, update: Contribution) -> None:
         """Count one update, as many times as its weight says."""
-        parts = [part for name, total in self._totals.items() for part in _blocks(total, update.arrays[name])]
+        parts = [part for name, total in self._totals.items() for part in in_blocks(total, update.arrays[name])]
         if len(parts) <= THREADS * 4:
             _add_all(parts, update.weight)
         else:
@@ -89,9 +87,17 @@ class WeightedMean(MeanMetrics):
                 list(threads.map(lambda first: _add_all(parts[first::THREADS], update.weight), range(THREADS)))
         super().add(update)
 
-    def arrays(self) -> Arrays:
-        """Give the mean in the model's own dtypes; whole numbers are rounded. At least one update was added."""
-        return {name: in_dtype(total / self.weight, self._dtypes[name]) for name, total in self._totals.items()}
+    def hand_over(self) -> Arrays:
+        """Give the mean in the model's own dtypes, whole numbers rounded, made in the place of the sums, which are gone then.
+
+        To be asked once, after at least one update; count, num_examples and metrics() stay.
+        """
+        mean: Arrays = {}
+        for name in list(self._totals):
+            total = self._totals.pop(name)
+            np.divide(total, self.weight, out=total)
+            mean[name] = in_dtype(total, self._dtypes[name])
+        return mean
 
 
 class HeldUpdates(MeanMetrics):
@@ -106,9 +112,11 @@ class HeldUpdates(MeanMetrics):
         self._held.append(update)
         super().add(update)
 
-    def in_order(self) -> list[Contribution]:
-        """Give them by node id, so that the order of arrival does not show."""
-        return sorted(self._held, key=lambda update: update.node_id)
+    def hand_over(self) -> Iterator[Contribution]:
+        """Give them up one by one, by node id, so that the order of arrival does not show; what was given is held no more."""
+        self._held.sort(key=lambda update: update.node_id, reverse=True)
+        while self._held:
+            yield self._held.pop()
 
 
 def in_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -118,19 +126,13 @@ def in_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.asarray(values).astype(dtype, copy=False)
 
 
-def _blocks(total: NDArray[Any], values: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    flat = total.reshape(-1)
-    given = values.reshape(-1)  # a copy only where the update is in Fortran's order
-    for first in range(0, flat.size, BLOCK):
-        yield flat[first : first + BLOCK], given[first : first + BLOCK]
-
-
-def _add_all(parts: list[tuple[NDArray[Any], NDArray[Any]]], weight: float) -> None:
-    scratch = np.empty(BLOCK, parts[0][0].dtype) if parts else np.empty(0)
-    for total, values in parts:
-        product = scratch[: total.size]
-        np.multiply(values, weight, out=product, dtype=total.dtype)
-        np.add(total, product, out=total)
+def _add_all(parts: list[tuple[NDArray[Any], ...]], weight: float) -> None:
+    scratch = np.empty(max((total.size for total, _ in parts), default=0), parts[0][0].dtype if parts else None)
+    with np.errstate(over="ignore", invalid="ignore"):  # a sum that leaves float32's range shows in the model, which is looked at
+        for total, values in parts:
+            product = scratch[: total.size]
+            np.multiply(values, weight, out=product, dtype=total.dtype)
+            np.add(total, product, out=total)
 
 
 def staleness_discount(rounds_late: int, alpha: float) -> float:

@@ -145,7 +145,7 @@ class RoundEngine:
         needed = min(self._config.k_of_n or len(messages), len(messages))
         self._record.round_opened(number, [message.metadata.dst_node_id for message in messages], needed)
         limit = self._config.max_update_norm
-        asked = Asked(number, digest(self._arrays), limit, self._arrays if limit else None)
+        asked = Asked(number, digest(self._arrays), limit, self._arrays if limit else None, self._strategy.rule.reads)
         gathered = self._strategy.gathering(self._arrays)
         opened = TrainingRound(
             TRAIN, asked, self._arrays, read_update, gathered, self._around, started, awaits_late=self._late.carries

@@ -86,7 +86,7 @@ class LateMessages:
         if sent.kind != TRAIN or not self.carries or reply.has_error():
             return
         try:
-            update = read_update(reply, like, sent.asked)
+            update = read_update(reply, like, sent.asked, sent.node_id)
         except Refused as refusal:
             self._on_update(refused(reply, sent, refusal))
             return

@@ -9,6 +9,7 @@ from flower_app.rules import Rule
 from flower_app.workloads.interface import Arrays
 
 MB = 10**6
+FLOAT64 = 8
 
 
 class RunTimeout(RuntimeError):
@@ -16,7 +17,7 @@ class RunTimeout(RuntimeError):
 
 
 class UpdatesDoNotFit(RuntimeError):
-    """The updates that a strategy has to hold at once are larger than the memory that they may take."""
+    """The updates that have to be held at once, and what is computed on them, are larger than the memory that they may take."""
 
 
 class RunClock:
@@ -41,15 +42,34 @@ class RunClock:
 def see_that_updates_fit(config: RunConfig, rule: Rule, model: Arrays, count: int) -> None:
     """Refuse a round whose updates are held, and do not fit. Raises UpdatesDoNotFit, before anything is sent.
 
-    They may take server-memory-limit-mb, or half of the machine's memory. count: messages of the round; no more than k-of-n of
-    their answers are held.
+    They may take server-memory-limit-mb, or half of the machine's memory. count: messages of the round. A rule that holds its
+    updates has k-of-n of them at most; one that streams has none, but under late = carry a late one of each node that k-of-n
+    does not wait for (k-of-n 0: of each, since a deadline may make any of them late).
     """
-    if rule.streams:
-        return
     limit = config.server_memory_limit_mb * MB or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    held = min(config.k_of_n or count, count) * sum(values.nbytes for values in model.values())
-    if held > limit:
-        raise UpdatesDoNotFit(
-            f"{config.strategy} holds all updates of a round, {held / MB:,.0f} MB here, and {limit / MB:,.0f} MB may be used: "
-            "lower k-of-n, raise server-memory-limit-mb, or choose a strategy that is a weighted mean"
-        )
+    if not rule.streams:
+        needed = bytes_of_aggregating(rule, model, min(config.k_of_n or count, count))
+        why = f"{config.strategy} holds all updates of a round and works on copies of them"
+        choices = "lower k-of-n, raise server-memory-limit-mb, or choose a strategy that is a weighted mean"
+    elif config.late == "carry":
+        late = max(0, count - config.k_of_n)
+        needed = late * sum(values.nbytes for values in model.values())
+        why = f"late = carry may have to hold {late} late updates"
+        choices = "raise k-of-n or server-memory-limit-mb, or choose late = drop"
+    else:
+        return
+    if needed > limit:
+        raise UpdatesDoNotFit(f"{why}, {needed / MB:,.0f} MB here, and {limit / MB:,.0f} MB may be used: {choices}")
+
+
+def bytes_of_aggregating(rule: Rule, model: Arrays, count: int) -> int:
+    """Count what a rule that holds `count` updates has of them in memory, at its peak.
+
+    Each update is there once: it becomes Flower's, with whole numbers as float64, and is let go before the next one does. On top
+    come the rule's copies of them all, or its copies of their largest array where that is more, and its models.
+    """
+    widths = {name: values.itemsize if values.dtype.kind == "f" else FLOAT64 for name, values in model.items()}
+    sizes = [values.size * widths[name] for name, values in model.items()]
+    matrix = sum(values.size for values in model.values()) * max(widths.values(), default=0)
+    each = sum(sizes) + max(rule.copies.matrices * matrix, rule.copies.layers * max(sizes, default=0))
+    return count * each + rule.copies.models * sum(sizes)

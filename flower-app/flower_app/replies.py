@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from numpy.typing import NDArray
 
+from flower_app.blocks import in_blocks, is_finite
 from flower_app.text import cleaned
 from flower_app.wire import NotAnArray, records_of, size_bytes, to_arrays
 from flower_app.workloads.interface import Arrays, Metrics
@@ -19,7 +19,6 @@ ARRAYS, METRICS, FACTS, TIMINGS, CONFIG, ANSWERS = "arrays", "metrics", "facts",
 NUM_EXAMPLES, ROUND, MODEL_SHA256 = "num-examples", "round", "model-sha256"
 """What a reply has to say: how much it weighs, which round it answers, and which model it started from (wire.digest)."""
 
-BLOCK = 2**16  # elements that are compared at a time, so that no copy of a large model is made
 NAME_LIMIT, FACTS_LIMIT, METRICS_LIMIT = 200, 50, 200
 EXAMPLES_LIMIT, METRIC_LIMIT = 10**12, 1e100  # so that no sum over nodes leaves int64 or float64
 
@@ -41,22 +40,23 @@ class ValidUpdate:
 class Asked:
     """What a reply has to answer: the round, and the digest of the model that was sent in it.
 
-    model: that model, where updates have a limit of their norm.
+    model: that model, where updates have a limit of their norm. metrics: those that the strategy computes with.
     """
 
     round: int
     sha256: str
     max_norm: float = 0.0
     model: Arrays | None = None
+    metrics: tuple[str, ...] = ()
 
 
-def read_update(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
-    """Check a reply against the model that was sent, which has the form of `like`.
+def read_update(reply: Message, like: Arrays, asked: Asked, node_id: int) -> ValidUpdate:
+    """Check a reply against the model that was sent, which has the form of `like`, to the node node_id.
 
-    Raises Refused with the first thing that is wrong: records, round, model, names, shapes, dtypes, NaN or Inf,
-    num-examples < 1, norm of its difference to the model.
+    Raises Refused with the first thing that is wrong: node, records, round, model, num-examples < 1, a metric that the strategy
+    computes with and that is missing or below 0, names, shapes, dtypes, NaN or Inf, norm of its difference to the model.
     """
-    answers_what_was_asked(reply, asked)
+    answers_what_was_asked(reply, asked, node_id)
     records = list(records_of(reply.content, ArrayRecord).values())
     if len(records) != 1:
         raise Refused(f"needs one ArrayRecord, has {len(records)}")
@@ -64,13 +64,16 @@ def read_update(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
     if len(metric_records) != 1:
         raise Refused(f"needs one MetricRecord, has {len(metric_records)}")
     num_examples, metrics = _counted(metric_records[0])
+    for name in asked.metrics:
+        if not metrics.get(name, -1.0) >= 0:
+            raise Refused(f"the strategy computes with metric {name}, which needs to be at least 0, is {metrics.get(name)!r}")
     try:
         arrays = to_arrays(records[0])
     except NotAnArray as error:
         raise Refused(str(error)) from error
     _same_form(arrays, like)
     for name, values in arrays.items():
-        if values.dtype.kind == "f" and not _is_finite(values):
+        if values.dtype.kind == "f" and not is_finite(values):
             raise Refused(f"array {name} holds NaN or Inf")
     if asked.max_norm and asked.model is not None:
         norm = _distance(arrays, asked.model)
@@ -79,18 +82,20 @@ def read_update(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
     return ValidUpdate({name: arrays[name] for name in like}, num_examples, metrics)
 
 
-def read_score(reply: Message, like: Arrays, asked: Asked) -> ValidUpdate:
+def read_score(reply: Message, like: Arrays, asked: Asked, node_id: int) -> ValidUpdate:
     """Check the answer to an evaluate message; it brings no arrays. Raises Refused as read_update does."""
     metric_records = list(records_of(reply.content, MetricRecord).values())
     if len(metric_records) != 1:
         raise Refused(f"needs one MetricRecord, has {len(metric_records)}")
-    answers_what_was_asked(reply, asked)
+    answers_what_was_asked(reply, asked, node_id)
     num_examples, metrics = _counted(metric_records[0])
     return ValidUpdate({}, num_examples, metrics)
 
 
-def answers_what_was_asked(reply: Message, asked: Asked) -> None:
-    """See that a reply names its round and its model. Raises Refused."""
+def answers_what_was_asked(reply: Message, asked: Asked, node_id: int) -> None:
+    """See that a reply comes from the node that was asked, and names its round and its model. Raises Refused."""
+    if reply.metadata.src_node_id != node_id:
+        raise Refused(f"it comes from node {reply.metadata.src_node_id}, which was not asked")
     said = records_of(reply.content, ConfigRecord).get(ANSWERS, ConfigRecord())
     if said.get(ROUND) != asked.round:
         raise Refused(f"it answers round {said.get(ROUND)!r}, and was asked in round {asked.round}"[:NAME_LIMIT])
@@ -151,17 +156,10 @@ def _distance(arrays: Arrays, model: Arrays) -> float:
     total = 0.0
     for name, values in arrays.items():
         if values.dtype.kind == "f":
-            for first in range(0, values.size, BLOCK):
-                part = slice(first, first + BLOCK)
-                difference = np.subtract(values.reshape(-1)[part], model[name].reshape(-1)[part], dtype=np.float64)
+            for part, of_model in in_blocks(values, model[name]):
+                difference = np.subtract(part, of_model, dtype=np.float64)
                 total += float(np.dot(difference, difference))
     return math.sqrt(total)
-
-
-def _is_finite(values: NDArray[Any]) -> bool:
-    """Look at the sum first: it is finite for nearly every healthy array and needs no array of answers."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(values.sum(dtype=np.float64))) or bool(np.isfinite(values).all())
 
 
 def _plain(record: Mapping[str, Any]) -> dict[str, Any]:

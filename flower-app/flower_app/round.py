@@ -21,7 +21,7 @@ from flower_app.workloads.interface import Arrays
 
 POLL_S = 0.2
 T = TypeVar("T", bound=MeanMetrics)
-Read = Callable[[Message, Arrays, Asked], ValidUpdate]
+Read = Callable[[Message, Arrays, Asked, int], ValidUpdate]
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,7 @@ class OpenRound(Generic[T]):
             self._settle(sent, status, reply=reply, cause=cause_of_reply(reply.error))
             return
         try:
-            if reply.metadata.src_node_id != sent.node_id:
-                raise Refused(f"it comes from node {reply.metadata.src_node_id}, which was not asked")
-            update = self._read(reply, self._like, self._asked)
+            update = self._read(reply, self._like, self._asked, sent.node_id)
         except Refused as refusal:
             self._tell(refused(reply, sent, refusal, self._waited_s(sent)))
             return

@@ -31,18 +31,39 @@ ASK_ALL: dict[str, Any] = {"fraction_evaluate": 0.0, "min_train_nodes": 1, "min_
 
 
 @dataclass(frozen=True)
+class Copies:
+    """What a rule has in memory at its peak, beside the updates that it holds; as measured of Flower, with models in float32.
+
+    matrices: copies of all updates, each flattened in one dtype for all arrays.
+    layers: copies of one array of all updates, where the one before it is as large.
+    models: what else, in models: the one that is made, as arrays and as npy bytes, and sums on the way.
+    """
+
+    matrices: int = 0
+    layers: int = 0
+    models: int = 1
+
+
+@dataclass(frozen=True)
 class Rule:
     """One of Flower's strategies.
 
     streams: it is made of the weighted mean of the updates.
+    is_mean: its model is that mean and nothing else. Flower's aggregate of one reply is the reply, bit for bit, and costs four
+    more models in memory, so it is not asked.
+    reads: metrics that it computes with; an update has to bring each of them, 0 or more.
     memory: its attributes that a commit carries beside the model, each a dict or a list of arrays, once it is set.
     least: the fewest updates that it can make a model of.
+    copies: what it takes beside the updates where it holds them.
     """
 
     make: Callable[[RunConfig], Strategy]
     streams: bool = True
+    is_mean: bool = False
+    reads: tuple[str, ...] = ()
     memory: tuple[str, ...] = ()
     least: Callable[[RunConfig], int] = lambda config: 1
+    copies: Copies = Copies()
 
 
 def _opt(kind: type[FedAdam] | type[FedYogi], server_lr: float) -> Callable[[RunConfig], Strategy]:
@@ -75,18 +96,31 @@ RULES = {
         lambda config: Bulyan(num_malicious_nodes=config.malicious_nodes, **ASK_ALL),
         streams=False,
         least=lambda config: 4 * config.malicious_nodes + 3,
+        copies=Copies(matrices=2, layers=7, models=2),
     ),
     "fedadagrad": Rule(_fed_adagrad, memory=("m_t", "v_t")),
     "fedadam": Rule(_opt(FedAdam, 0.1), memory=("m_t", "v_t")),
-    "fedavg": Rule(lambda config: FedAvg(**ASK_ALL)),
+    "fedavg": Rule(lambda config: FedAvg(**ASK_ALL), is_mean=True),
     "fedavgm": Rule(_fed_avg_m, memory=("momentum_vector",)),
-    "fedmedian": Rule(lambda config: FedMedian(**ASK_ALL), streams=False),
-    "fedprox": Rule(lambda config: FedProx(proximal_mu=config.proximal_mu, **ASK_ALL)),
-    "fedtrimmedavg": Rule(lambda config: FedTrimmedAvg(beta=config.trim_share, **ASK_ALL), streams=False),
+    "fedmedian": Rule(lambda config: FedMedian(**ASK_ALL), streams=False, copies=Copies(layers=2, models=3)),
+    "fedprox": Rule(lambda config: FedProx(proximal_mu=config.proximal_mu, **ASK_ALL), is_mean=True),
+    "fedtrimmedavg": Rule(
+        lambda config: FedTrimmedAvg(beta=config.trim_share, **ASK_ALL), streams=False, copies=Copies(layers=2, models=2)
+    ),
     "fedyogi": Rule(_opt(FedYogi, 0.01), memory=("m_t", "v_t")),
-    "krum": Rule(lambda config: Krum(num_malicious_nodes=config.malicious_nodes, **ASK_ALL), streams=False, least=_krum_least),
-    "multikrum": Rule(_multi_krum, streams=False, least=_krum_least),
-    "qfedavg": Rule(lambda config: QFedAvg(client_learning_rate=config.lr, q=config.fair_q, **ASK_ALL), streams=False),
+    "krum": Rule(
+        lambda config: Krum(num_malicious_nodes=config.malicious_nodes, **ASK_ALL),
+        streams=False,
+        least=_krum_least,
+        copies=Copies(matrices=2),
+    ),
+    "multikrum": Rule(_multi_krum, streams=False, least=_krum_least, copies=Copies(matrices=2)),
+    "qfedavg": Rule(
+        lambda config: QFedAvg(client_learning_rate=config.lr, q=config.fair_q, **ASK_ALL),
+        streams=False,
+        reads=("train_loss",),
+        copies=Copies(models=6),
+    ),
 }
 """Sources: Reddi et al. 2021 (arXiv:2003.00295) for fedadam, fedyogi, fedadagrad; Hsu et al. 2019 (arXiv:1909.06335) fedavgm;
 Li et al. 2020 (arXiv:1812.06127) fedprox; Yin et al. 2018 (arXiv:1803.01498) fedmedian, fedtrimmedavg; Blanchard et al. 2017

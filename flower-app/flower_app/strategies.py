@@ -1,7 +1,8 @@
 """Flower's strategies, driven by the round engine instead of their own `start()`.
 
 A strategy writes the round's messages and turns updates into the next model. Rules that stream get one synthetic reply, the
-mean of the round's updates with the sum of their examples; so they work unchanged on a stream. The others get all of them.
+mean of the round's updates with the sum of their examples; so they work unchanged on a stream. The others get all of them. Where
+the mean is the model, Flower is not asked.
 """
 
 import logging
@@ -15,12 +16,13 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvgM
 from numpy.typing import NDArray
 
-from flower_app.accumulate import HeldUpdates, WeightedMean, in_dtype
+from flower_app.accumulate import Contribution, HeldUpdates, WeightedMean, in_dtype
+from flower_app.blocks import is_finite
 from flower_app.config import RunConfig
 from flower_app.replies import ARRAYS, METRICS, NUM_EXAMPLES
 from flower_app.rules import rule_of
 from flower_app.wire import to_arrays, to_record
-from flower_app.workloads.interface import Arrays, Metrics
+from flower_app.workloads.interface import Arrays
 
 MESSAGE_TTL_S = 12 * 3600.0
 """A message's life counts its training too, so a short one kills the update; a longer round gets a longer life."""
@@ -28,6 +30,10 @@ MESSAGE_TTL_S = 12 * 3600.0
 
 LISTS = ("momentum_vector",)
 """What Flower keeps as a list of arrays, in the model's order."""
+
+
+class ModelNotFinite(RuntimeError):
+    """A strategy made NaN or Inf of updates that had none."""
 
 
 class StrategyDriver:
@@ -51,7 +57,8 @@ class StrategyDriver:
         """Write the round's train messages, one for each chosen node, in that order."""
         self._names = list(arrays)
         record = to_record(arrays)
-        offered = record if self.rule.streams else to_record(_in_floats(arrays))
+        floats = arrays if self.rule.streams else _in_floats(arrays)
+        offered = record if floats is arrays else to_record(floats)
         with _quiet():
             if isinstance(self._strategy, FedAvgM):
                 self._strategy.current_arrays = None  # it starts from the model as it was committed, in one piece or two
@@ -72,19 +79,39 @@ class StrategyDriver:
     def aggregate(self, server_round: int, gathered: WeightedMean | HeldUpdates, like: Arrays) -> Arrays:
         """Make the next model of at least `least` updates, in the dtypes of the last one, whole numbers rounded.
 
-        like: the model that the round started from.
+        like: the model that the round started from. The updates are given up for it: `gathered` has counts and metrics alone
+        afterwards. Raises ModelNotFinite.
         """
-        if isinstance(gathered, WeightedMean):
-            replies = [_reply(1, gathered.arrays(), gathered.num_examples, gathered.metrics())]
+        made = self._made(server_round, gathered)
+        return {name: self._fitted(name, made.pop(name), values.dtype, gathered.count) for name, values in like.items()}
+
+    def _made(self, server_round: int, gathered: WeightedMean | HeldUpdates) -> Arrays:
+        if isinstance(gathered, HeldUpdates):
+            replies = [self._reply_of(each) for each in gathered.hand_over()]
+        elif self.rule.is_mean:
+            return gathered.hand_over()
         else:
-            replies = [
-                _reply(each.node_id, _in_floats(each.arrays), each.num_examples, each.metrics) for each in gathered.in_order()
-            ]
-        with _quiet():
+            replies = [_reply(1, gathered.hand_over(), {NUM_EXAMPLES: gathered.num_examples})]
+        with _quiet(), np.errstate(all="ignore"):  # what leaves a dtype's range shows in the model, which is looked at
             made, _ = self._strategy.aggregate_train(server_round, replies)
         if made is None:
             raise RuntimeError(f"strategy {self.name} made no model of the {gathered.count} updates of round {server_round}")
-        return {name: in_dtype(values, like[name].dtype) for name, values in to_arrays(made).items()}
+        return to_arrays(made)
+
+    def _reply_of(self, update: Contribution) -> Message:
+        read = {name: update.metrics[name] for name in self.rule.reads}
+        return _reply(update.node_id, _in_floats(update.arrays), {**read, NUM_EXAMPLES: update.num_examples})
+
+    def _fitted(self, name: str, values: NDArray[Any], dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            fitted = in_dtype(values, dtype)
+        if not is_finite(fitted if fitted.dtype.kind == "f" else values):
+            raise ModelNotFinite(
+                f"strategy {self.name} made NaN or Inf in array {name} of {count} updates that had none: their sum leaves the "
+                "range of its numbers. Set max-update-norm, which refuses an update that is too far from the model, or lower lr "
+                "or server-lr"
+            )
+        return fitted
 
     def state(self) -> Arrays:
         """Give what a commit must carry beside the model: `<attribute>/<array>`, as `m_t/<array>` of FedAdam.
@@ -119,12 +146,19 @@ class StrategyDriver:
 
 
 def _in_floats(arrays: Arrays) -> Arrays:
-    """Give whole numbers as float64: rules that need all updates compute on them in place."""
+    """Give whole numbers as float64, and the same arrays where there are none: rules that need all updates compute in place."""
+    if all(values.dtype.kind == "f" for values in arrays.values()):
+        return arrays
     return {name: values if values.dtype.kind == "f" else values.astype(np.float64) for name, values in arrays.items()}
 
 
-def _reply(node_id: int, arrays: Arrays, num_examples: int, metrics: Metrics) -> Message:
-    content = RecordDict({ARRAYS: to_record(arrays), METRICS: MetricRecord({**metrics, NUM_EXAMPLES: num_examples})})
+def _reply(node_id: int, arrays: Arrays, metrics: dict[str, int | float]) -> Message:
+    """Write what Flower takes for a node's reply, with no metric that the rule does not read.
+
+    Flower refuses all replies of a round in which two have other names of metrics, and names are what a site likes: one without a
+    positive example has no sensitivity.
+    """
+    content = RecordDict({ARRAYS: to_record(arrays), METRICS: MetricRecord({**metrics})})
     return Message(content, dst_node_id=node_id, message_type="train")
 
 

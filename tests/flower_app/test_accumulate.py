@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_it_is_the_weighted_mean_in_any_order(drawn: Any, random: Any) -> None:
         mean = WeightedMean(LIKE)
         for arrays, examples in updates:
             mean.add(update(arrays, examples, loss=float(arrays["n"])))
-        results.append(mean.arrays())
+        results.append(mean.hand_over())
         random.shuffle(updates)
     weights = [examples for _, examples in updates]
     assert mean.num_examples == sum(weights)
@@ -55,7 +56,7 @@ def test_what_was_added_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = {"w": np.ones(2, np.float32)}
     mean.add(update(arrays, 3))
     arrays["w"][:] = 99
-    np.testing.assert_array_equal(mean.arrays()["w"], [1, 1])
+    np.testing.assert_array_equal(mean.hand_over()["w"], [1, 1])
 
 
 def test_large_models_are_summed_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +64,12 @@ def test_large_models_are_summed_in_single_precision(monkeypatch: pytest.MonkeyP
     mean = WeightedMean({"w": np.zeros(2, np.float32)})
     mean.add(update({"w": np.array([1, 2], np.float32)}, 10))
     mean.add(update({"w": np.array([3, 6], np.float32)}, 30))
-    assert {total.dtype for total in mean._totals.values()} == {np.dtype(np.float32)}
-    np.testing.assert_allclose(mean.arrays()["w"], [2.5, 5.0])
+    total = mean._totals["w"]
+    assert total.dtype == np.float32
+    made = mean.hand_over()["w"]
+    np.testing.assert_allclose(made, [2.5, 5.0])
+    assert made is total  # no second model
+    assert (mean.count, mean.num_examples) == (2, 40)
 
 
 def test_a_metric_that_one_node_leaves_out_is_the_mean_of_the_others() -> None:
@@ -76,7 +81,7 @@ def test_a_metric_that_one_node_leaves_out_is_the_mean_of_the_others() -> None:
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_model_of_many_blocks_is_added_whole_by_several_threads(monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
-    monkeypatch.setattr("flower_app.accumulate.BLOCK", 7)
+    monkeypatch.setattr("flower_app.blocks.BLOCK", 7)
     like: Arrays = {"w": np.zeros((31, 17), np.float32), "b": np.zeros(5, np.float32), "n": np.zeros((), np.int64)}
     drawn = np.random.default_rng(3)
     models = [
@@ -85,9 +90,10 @@ def test_a_model_of_many_blocks_is_added_whole_by_several_threads(monkeypatch: p
     mean = WeightedMean(like)
     for model, examples in zip(models, (3, 5), strict=True):
         mean.add(update(model, examples))
+    made = mean.hand_over()
     for name in ("w", "b"):
         expected = np.average([model[name] for model in models], axis=0, weights=[3, 5])
-        np.testing.assert_allclose(mean.arrays()[name], expected, rtol=1e-6)
+        np.testing.assert_allclose(made[name], expected, rtol=1e-6)
 
 
 def test_a_stale_update_weighs_less_and_is_counted_whole() -> None:
@@ -97,7 +103,7 @@ def test_a_stale_update_weighs_less_and_is_counted_whole() -> None:
     assert staleness_discount(0, 0.5) == 1
     assert staleness_discount(3, 0.5) == 0.5
     assert (mean.num_examples, mean.count) == (20, 2)
-    np.testing.assert_allclose(mean.arrays()["w"], [1.0])
+    np.testing.assert_allclose(mean.hand_over()["w"], [1.0])
     assert mean.metrics()["loss"] == pytest.approx(1.0)
 
 
@@ -105,6 +111,21 @@ def test_held_updates_come_in_the_order_of_their_nodes() -> None:
     held = HeldUpdates()
     for node_id in (9, 2, 5):
         held.add(update({}, node_id, node_id=node_id, loss=float(node_id)))
-    assert [each.node_id for each in held.in_order()] == [2, 5, 9]
+    assert [each.node_id for each in held.hand_over()] == [2, 5, 9]
     assert (held.count, held.num_examples) == (3, 16)
     assert held.metrics()["loss"] == pytest.approx((4 + 25 + 81) / 16)
+
+
+def test_a_held_update_that_was_handed_over_is_held_no_more() -> None:
+    held = HeldUpdates()
+    drawn = {node_id: np.ones(3) for node_id in (1, 2)}
+    alive = weakref.ref(drawn[1])
+    for node_id, values in drawn.items():
+        held.add(update({"w": values}, 1, node_id=node_id))
+    del drawn, values
+    handed = held.hand_over()
+    first = next(handed)
+    assert alive() is first.arrays["w"]
+    del first
+    assert alive() is None
+    assert next(handed).node_id == 2

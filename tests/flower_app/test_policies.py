@@ -155,6 +155,22 @@ def test_a_fresh_update_takes_the_place_of_a_carried_one(make_federation: MakeFe
     assert counted(federation)[1][1] == 0
 
 
+def test_a_carried_update_of_a_node_that_was_not_asked_is_refused(make_federation: MakeFederation) -> None:
+    federation = make_federation(late="carry", k_of_n=2, num_rounds=2)
+    answer = federation.grid.nodes[103].answer
+
+    def posing(message: Message, context: Context) -> Message:
+        reply: Any = answer(message, context)
+        reply.metadata.__dict__["_src_node_id"] = 999
+        return reply  # type: ignore[no-any-return]
+
+    federation.grid.nodes[103].answer, federation.grid.nodes[103].delay_s = posing, 1.5
+    federation.clock.after(0.5, lambda: federation.want("pause"))
+    federation.clock.after(4.0, lambda: federation.want("run"))
+    federation.run()
+    assert [each[2] for each in fate(federation) if each[:2] == (1, "103")] == ["late", "refused"]
+
+
 def test_a_carried_update_of_another_model_is_refused(make_federation: MakeFederation) -> None:
     federation = make_federation(late="carry", k_of_n=2, num_rounds=2)
     answer = federation.grid.nodes[103].answer
@@ -228,13 +244,13 @@ def test_a_run_has_so_much_time_in_all_over_its_attempts(make_federation: MakeFe
 
 
 def test_a_strategy_that_holds_updates_is_refused_when_they_do_not_fit(make_federation: MakeFederation) -> None:
-    federation = make_federation(strategy="fedmedian", server_memory_limit_mb=1)
+    federation = make_federation(strategy="fedmedian", server_memory_limit_mb=5)
     federation.run()
-    big = make_federation("big", strategy="fedmedian", server_memory_limit_mb=1, workload="toy_workload:Wide")
-    with pytest.raises(UpdatesDoNotFit, match="fedmedian holds all updates of a round, 2 MB here, and 1 MB may be used"):
+    big = make_federation("big", strategy="fedmedian", server_memory_limit_mb=5, workload="toy_workload:Wide")
+    with pytest.raises(UpdatesDoNotFit, match=r"fedmedian holds all updates of a round .*, 10 MB here, and 5 MB may be used"):
         big.run()
     assert big.journal("round.opened") == []
-    some = make_federation("some", strategy="fedmedian", server_memory_limit_mb=1, workload="toy_workload:Wide", k_of_n=1)
+    some = make_federation("some", strategy="fedmedian", server_memory_limit_mb=5, workload="toy_workload:Wide", k_of_n=1)
     some.run()
     assert some.journal("run.closed")[0]["status"] == "completed"
 

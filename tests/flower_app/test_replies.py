@@ -14,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 LIKE: Arrays = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((), np.int64)}
 ASKED = Asked(2, "abc")
+NODE = 1
 
 
 def reply(arrays: Any = None, metrics: Any = None, **records: Any) -> Message:
@@ -28,7 +29,7 @@ def reply(arrays: Any = None, metrics: Any = None, **records: Any) -> Message:
 
 def test_a_good_reply_is_read_without_a_copy() -> None:
     message = reply()
-    update = read_update(message, LIKE, ASKED)
+    update = read_update(message, LIKE, ASKED, NODE)
     assert update.num_examples == 7
     assert update.metrics == {"train_loss": 0.5}
     assert not update.arrays["a"].flags.owndata
@@ -49,14 +50,14 @@ def test_a_good_reply_is_read_without_a_copy() -> None:
 )
 def test_arrays_that_do_not_fit_the_model_are_refused(arrays: Any, reason: str) -> None:
     with pytest.raises(Refused) as raised:
-        read_update(reply(arrays), LIKE, ASKED)
+        read_update(reply(arrays), LIKE, ASKED, NODE)
     assert str(raised.value) == reason
 
 
 def test_large_finite_numbers_are_no_infinity() -> None:
     like: Arrays = {"a": np.zeros(4, np.float64)}
     huge = {"a": np.full(4, 1.5e308)}
-    assert read_update(reply(huge), like, ASKED).arrays["a"][0] == 1.5e308
+    assert read_update(reply(huge), like, ASKED, NODE).arrays["a"][0] == 1.5e308
 
 
 @pytest.mark.parametrize(
@@ -77,19 +78,19 @@ def test_large_finite_numbers_are_no_infinity() -> None:
 )
 def test_metrics_that_cannot_be_counted_are_refused(metrics: Any, reason: str) -> None:
     with pytest.raises(Refused) as raised:
-        read_update(reply(metrics=metrics), LIKE, ASKED)
+        read_update(reply(metrics=metrics), LIKE, ASKED, NODE)
     assert reason in str(raised.value)
 
 
 def test_a_whole_number_of_examples_may_come_as_a_float() -> None:
-    assert read_update(reply(metrics={"num-examples": 7.0}), LIKE, ASKED).num_examples == 7
+    assert read_update(reply(metrics={"num-examples": 7.0}), LIKE, ASKED, NODE).num_examples == 7
 
 
 def test_records_are_counted() -> None:
     with pytest.raises(Refused, match="needs one ArrayRecord, has 2"):
-        read_update(reply(more=to_record(LIKE)), LIKE, ASKED)
+        read_update(reply(more=to_record(LIKE)), LIKE, ASKED, NODE)
     with pytest.raises(Refused, match="needs one MetricRecord, has 2"):
-        read_update(reply(more=MetricRecord({"x": 1})), LIKE, ASKED)
+        read_update(reply(more=MetricRecord({"x": 1})), LIKE, ASKED, NODE)
 
 
 @pytest.mark.parametrize(
@@ -104,20 +105,48 @@ def test_records_are_counted() -> None:
 @pytest.mark.parametrize("read", [read_update, read_score])
 def test_a_reply_names_its_round_and_its_model(read: Any, answers: Any, reason: str) -> None:
     with pytest.raises(Refused) as raised:
-        read(reply(answers=ConfigRecord(answers)), LIKE, ASKED)
+        read(reply(answers=ConfigRecord(answers)), LIKE, ASKED, NODE)
     assert str(raised.value) == reason
+
+
+@pytest.mark.parametrize("read", [read_update, read_score])
+def test_a_reply_comes_from_the_node_that_was_asked(read: Any) -> None:
+    with pytest.raises(Refused, match="it comes from node 1, which was not asked"):
+        read(reply(), LIKE, ASKED, 2)
 
 
 def test_an_update_that_goes_too_far_is_refused() -> None:
     model: Arrays = {"a": np.zeros((2, 3), np.float32), "b": np.array(0)}
     near = Asked(2, "abc", max_norm=6**0.5 + 1e-6, model=model)
-    assert read_update(reply(), LIKE, near).num_examples == 7
+    assert read_update(reply(), LIKE, near, NODE).num_examples == 7
     with pytest.raises(Refused, match=r"its difference to the model has norm 2\.44949, more than max-update-norm 2\.4"):
-        read_update(reply(), LIKE, Asked(2, "abc", max_norm=2.4, model=model))
+        read_update(reply(), LIKE, Asked(2, "abc", max_norm=2.4, model=model), NODE)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("order_of_model", ["C", "F"])
+def test_how_far_an_update_goes_does_not_depend_on_its_order_in_memory(order: Any, order_of_model: Any) -> None:
+    drawn = np.random.default_rng(4)
+    model = {"a": np.array(drawn.normal(size=(700, 300)), np.float32, order=order_of_model)}
+    sent = {"a": np.array(drawn.normal(size=(700, 300)), np.float32, order=order)}
+    norm = float(np.linalg.norm(sent["a"].astype(np.float64) - model["a"]))
+    assert read_update(reply(sent), model, Asked(2, "abc", norm * (1 + 1e-9), model), NODE).num_examples == 7
+    with pytest.raises(Refused, match="its difference to the model has norm"):
+        read_update(reply(sent), model, Asked(2, "abc", norm * (1 - 1e-9), model), NODE)
+
+
+@pytest.mark.parametrize(("loss", "said"), [(None, "None"), (-0.5, "-0.5")])
+def test_a_metric_that_the_strategy_computes_with_has_to_be_there(loss: float | None, said: str) -> None:
+    asked = Asked(2, "abc", metrics=("train_loss",))
+    assert read_update(reply(metrics={"num-examples": 7, "train_loss": 0.0}), LIKE, asked, NODE).metrics == {"train_loss": 0.0}
+    with pytest.raises(Refused) as raised:
+        read_update(reply(metrics={"num-examples": 7} | ({} if loss is None else {"train_loss": loss})), LIKE, asked, NODE)
+    expected = f"the strategy computes with metric train_loss, which needs to be at least 0, is {said}"
+    assert str(raised.value) == expected
 
 
 def test_a_score_brings_numbers_alone() -> None:
-    score = read_score(reply(), LIKE, ASKED)
+    score = read_score(reply(), LIKE, ASKED, NODE)
     assert (score.arrays, score.num_examples, score.metrics) == ({}, 7, {"train_loss": 0.5})
 
 
@@ -147,7 +176,7 @@ def test_bytes_that_are_no_plain_array_are_refused(data: bytes) -> None:
         view(lying["a"])
     message = Message(RecordDict({**reply().content, "arrays": lying}), dst_node_id=1, message_type="train")
     with pytest.raises(Refused):
-        read_update(message, LIKE, ASKED)
+        read_update(message, LIKE, ASKED, NODE)
 
 
 def test_a_claimed_shape_does_not_count() -> None:

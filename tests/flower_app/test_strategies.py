@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import tracemalloc
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from flower_app.accumulate import Contribution, in_dtype
 from flower_app.client_app import app as client_app
 from flower_app.commit import Commit, CommitFolder
 from flower_app.config import RunConfig
 from flower_app.rules import RULES
-from flower_app.strategies import OfferedNodes, StrategyDriver
-from flower_app.wire import to_record
+from flower_app.strategies import ModelNotFinite, OfferedNodes, StrategyDriver
+from flower_app.wire import to_arrays, to_record
 from flower_app.workloads import make_workload
-from flwr.app import ConfigRecord, Context, Message
+from flower_app.workloads.interface import Arrays
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import (
     Bulyan,
     FedAdagrad,
@@ -31,7 +35,33 @@ from flwr.serverapp.strategy import (
 from safetensors.numpy import load_file
 
 if TYPE_CHECKING:
-    from tests.flower_app.conftest import Federation, MakeFederation
+    from tests.flower_app.conftest import Answer, Federation, MakeFederation
+
+
+def replaced(arrays: Arrays) -> Answer:
+    """Answer as a site does, with other arrays."""
+
+    def answer(message: Message, context: Context) -> Message:
+        reply: Message = client_app(message, context)
+        reply.content["arrays"] = to_record(arrays)
+        return reply
+
+    return answer
+
+
+def say_of_themselves(federation: Federation, metrics: Mapping[int, Mapping[str, float]]) -> None:
+    """Let some sites answer with metrics of their own, and no others."""
+
+    def saying(own: Mapping[str, float]) -> Answer:
+        def answer(message: Message, context: Context) -> Message:
+            reply: Message = client_app(message, context)
+            reply.content["metrics"] = MetricRecord({**own, "num-examples": 10})
+            return reply
+
+        return answer
+
+    for node_id, own in metrics.items():
+        federation.grid.nodes[node_id].answer = saying(own)
 
 
 def last_commit(federation: Federation) -> Commit:
@@ -101,6 +131,75 @@ def test_every_strategys_models_are_those_of_flower_fed_with_the_plain_replies(
         assert made is not None
         arrays = made
     np.testing.assert_allclose(last_commit(federation).arrays["weight"], arrays["weight"].numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", sorted(RULES))
+def test_each_site_may_name_its_metrics_as_it_likes(make_federation: MakeFederation, strategy: str) -> None:
+    federation = make_federation(strategy=strategy, num_rounds=2)
+    say_of_themselves(federation, {102: {"train_loss": 0.5, "train_own": 1.0}, 103: {"train_loss": 0.7}})
+    federation.run()
+    assert [each["counted"] for each in federation.journal("round.closed")] == [3, 3]
+    assert federation.journal("round.closed")[1]["metrics"]["train_own"] == 1.0
+
+
+def test_q_fedavg_refuses_an_update_that_names_no_loss_to_weigh_it_by(make_federation: MakeFederation) -> None:
+    federation = make_federation(strategy="qfedavg", num_rounds=2)
+    say_of_themselves(federation, {102: {}, 103: {"train_loss": -0.5}})
+    federation.run()
+    assert [each["counted"] for each in federation.journal("round.closed")] == [1, 1]
+    refused = {each["node_id"]: each["cause"]["message"] for each in federation.journal("update") if each["status"] == "refused"}
+    sentence = "the strategy computes with metric train_loss, which needs to be at least 0, is"
+    assert refused == {"102": f"{sentence} None", "103": f"{sentence} -0.5"}
+
+
+@pytest.mark.parametrize("strategy", [name for name, rule in sorted(RULES.items()) if rule.is_mean])
+def test_flowers_own_aggregate_of_one_reply_is_that_reply_where_flower_is_not_asked(
+    federation: Federation, strategy: str
+) -> None:
+    drawn = np.random.default_rng(2)
+    sent: Arrays = {
+        "w": np.append(drawn.normal(size=999) * 10.0 ** drawn.integers(-44, 38, 999), [-0.0]).astype(np.float32),
+        "d": drawn.normal(size=(30, 5)),
+        "h": drawn.normal(size=(3, 2)).astype(np.float16),
+        "n": np.array(2**40 + 1),
+    }
+    driver = StrategyDriver(RunConfig.parse({"strategy": strategy}))
+    driver.messages(1, sent, [101], federation.grid)
+    content = RecordDict({"arrays": to_record(sent), "metrics": MetricRecord({"num-examples": 17})})
+    made, _ = driver._strategy.aggregate_train(1, [Message(content, dst_node_id=1, message_type="train")])
+    assert made is not None
+    flower = {name: in_dtype(values, sent[name].dtype) for name, values in to_arrays(made).items()}
+    assert {name: values.tobytes() for name, values in flower.items()} == {name: each.tobytes() for name, each in sent.items()}
+    assert list(flower) == list(sent)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "qfedavg"])
+def test_updates_whose_sum_leaves_the_range_of_numbers_make_no_model(
+    make_federation: MakeFederation, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    monkeypatch.setattr("flower_app.accumulate.DOUBLE_UP_TO_BYTES", 0)
+    federation = make_federation(strategy=strategy)
+    for node in federation.grid.nodes.values():
+        node.answer = replaced({"weight": np.full((4, 3), 3e38, np.float32), "steps": np.array(1)})
+    sentence = f"strategy {strategy} made NaN or Inf in array weight of 3 updates that had none: .* Set max-update-norm"
+    with pytest.raises(ModelNotFinite, match=sentence):
+        federation.run()
+    assert federation.journal("run.closed")[-1]["cause"]["type"] == "ModelNotFinite"
+    assert federation.journal("round.closed") == []
+
+
+def test_a_mean_becomes_the_next_model_where_its_sums_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower_app.accumulate.DOUBLE_UP_TO_BYTES", 0)
+    driver = StrategyDriver(RunConfig.parse({"strategy": "fedavg"}))
+    model: Arrays = {f"w{number}": np.ones(500_000, np.float32) for number in range(4)}
+    gathered = driver.gathering(model)
+    gathered.add(Contribution(101, model, 10, {}, 10.0))
+    tracemalloc.start()
+    made = driver.aggregate(1, gathered, model)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert made["w3"].sum() == 500_000
+    assert peak < 500_000  # of a model of 8 MB
 
 
 @pytest.mark.parametrize("strategy", sorted(RULES))

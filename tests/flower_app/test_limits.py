@@ -1,0 +1,66 @@
+"""What is counted of the memory that held updates take, against what Flower takes."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from flower_app.accumulate import Contribution, HeldUpdates
+from flower_app.config import RunConfig
+from flower_app.limits import UpdatesDoNotFit, bytes_of_aggregating, see_that_updates_fit
+from flower_app.rules import RULES, rule_of
+from flower_app.strategies import StrategyDriver
+from flower_app.workloads.interface import Arrays
+
+if TYPE_CHECKING:
+    from tests.flower_app.conftest import Federation
+
+FORMS: dict[str, Arrays] = {
+    "one array": {"w": np.zeros((500, 500), np.float32)},
+    "two arrays": {"v": np.zeros(120_000, np.float32), "w": np.zeros(120_000, np.float32)},
+    "eight arrays": {f"w{number}": np.zeros(32_000, np.float32) for number in range(8)},
+    "one large of three, in double": {"a": np.zeros(2000), "w": np.zeros(120_000), "z": np.zeros(2000)},
+    "with a counter": {"w": np.zeros(150_000, np.float32), "v": np.zeros(50_000, np.float32), "steps": np.zeros((), np.int64)},
+    "half of it whole numbers": {"w": np.zeros(100_000, np.float32), "n": np.zeros(100_000, np.int32)},
+}
+
+
+@pytest.mark.parametrize("count", [3, 7])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("strategy", [name for name, rule in sorted(RULES.items()) if not rule.streams])
+def test_what_is_counted_is_what_flower_takes(federation: Federation, strategy: str, form: str, count: int) -> None:
+    model = FORMS[form]
+    driver = StrategyDriver(RunConfig.parse({"strategy": strategy, "krum-select": 3}))
+    driver.messages(1, model, [101], federation.grid)
+    drawn = np.random.default_rng(1)
+    tracemalloc.start()
+    held = HeldUpdates()
+    for node in range(count):
+        update = {name: drawn.integers(0, 9, values.shape).astype(values.dtype) for name, values in model.items()}
+        held.add(Contribution(node, update, 10, {"train_loss": 0.5}, 10.0))
+    del update
+    tracemalloc.reset_peak()
+    driver.aggregate(1, held, model)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    counted = bytes_of_aggregating(driver.rule, model, count)
+    assert 0.55 * counted < peak < 1.02 * counted
+
+
+@pytest.mark.parametrize(("k_of_n", "fits"), [(0, False), (2, False), (3, True), (5, True), (9, True)])
+def test_updates_that_come_late_and_are_carried_are_counted(k_of_n: int, fits: bool) -> None:
+    config = RunConfig.parse({"late": "carry", "k-of-n": k_of_n, "server-memory-limit-mb": 2})
+    model: Arrays = {"w": np.zeros(250_000, np.float32)}
+    if fits:
+        see_that_updates_fit(config, rule_of(config), model, 5)
+        return
+    late = 5 - k_of_n
+    with pytest.raises(UpdatesDoNotFit, match=f"hold {late} late updates, {late} MB here, and 2 MB may be used: raise k-of-n"):
+        see_that_updates_fit(config, rule_of(config), model, 5)
+
+
+def test_a_mean_that_drops_late_updates_holds_none() -> None:
+    config = RunConfig.parse({"server-memory-limit-mb": 1})
+    see_that_updates_fit(config, rule_of(config), {"w": np.zeros(10**6)}, 1000)
