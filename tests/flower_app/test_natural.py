@@ -104,7 +104,8 @@ def test_groups_that_cannot_be_dealt_out_fail_the_run_with_the_sites_words(
 
 
 def test_the_page_names_every_workload_and_every_partitioner_and_why_one_has_no_key() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \|.*?([^|]*) \|$", PAGE, re.MULTILINE))
+    tables = "".join(re.findall(r"^\| (?:workload|partitioner) \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*?([^|]*) \|$", tables, re.MULTILINE))
     assert set(rows) == {*BUILT_IN, *PARTITIONERS}
     for name in BUILT_IN:
         with pytest.raises(ConfigError) as raised:
