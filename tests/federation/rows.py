@@ -39,8 +39,8 @@ def assert_rows_equal_journal(stack: Stack, run_id: str) -> None:
         assert {u["status"] for u in counted} <= {"counted"}
         assert (len(counted), sum(u["num_examples"] for u in counted)) == (row["counted"], row["num_examples"])
 
-    artifacts = stack.admin.items(f"/runs/{run_id}/artifacts")
-    assert sorted(a["sha256"] for a in artifacts) == sorted(a["sha256"] for a in journal if a["kind"] == "artifact")
+    artifacts = {a["uri"]: a["sha256"] for a in stack.admin.items(f"/runs/{run_id}/artifacts")}
+    assert artifacts == {a["path"]: a["sha256"] for a in journal if a["kind"] == "artifact"}, "of each path the newest"
 
 
 def said_last(journal: list[Json]) -> dict[tuple[int, str], Json | None]:
