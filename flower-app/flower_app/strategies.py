@@ -94,6 +94,8 @@ class StrategyDriver:
             replies = [_reply(1, gathered.hand_over(), {NUM_EXAMPLES: gathered.num_examples})]
         with _quiet(), np.errstate(all="ignore"):  # what leaves a dtype's range shows in the model, which is looked at
             made, _ = self._strategy.aggregate_train(server_round, replies)
+        for reply in replies:
+            reply.content[ARRAYS].clear()  # Flower leaves cycles behind that hold the replies until a collector comes by
         if made is None:
             raise RuntimeError(f"strategy {self.name} made no model of the {gathered.count} updates of round {server_round}")
         return to_arrays(made)

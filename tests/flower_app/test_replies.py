@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from typing import Any
 
 import numpy as np
@@ -198,6 +200,21 @@ def test_facts_and_timings_are_plain_and_short() -> None:
     assert seconds == {"train_s": 1.5}
     many = ConfigRecord({f"fact-{number}": number for number in range(100)})
     assert len(facts_of(reply(facts=many))[0]) == 50
+
+
+def test_a_reply_that_was_read_is_let_go_without_a_collector() -> None:
+    message = reply(facts=ConfigRecord({"node_name": "a"}))
+    content = weakref.ref(message.content)
+    gc.disable()
+    try:
+        read_update(message, LIKE, ASKED, NODE)
+        read_score(message, LIKE, ASKED, NODE)
+        facts_of(message)
+        assert payload_bytes(message) > 0
+        del message
+        assert content() is None
+    finally:
+        gc.enable()
 
 
 def test_payload_counts_all_records() -> None:
