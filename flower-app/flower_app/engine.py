@@ -85,8 +85,8 @@ class RoundEngine:
     def run(self) -> str:
         """Run all rounds that are left, keep the final model, and give how it ended: "completed" or "stopped".
 
-        Raises RoundFailed, TooFewNodes, RunTimeout, UpdatesDoNotFit, CommitDamaged, RunMismatch, and what Flower or the workload
-        raises; the last committed model is kept all the same.
+        Raises RoundFailed, TooFewNodes, RunTimeout, UpdatesDoNotFit, ModelNotFinite, CommitDamaged, RunMismatch, and what Flower
+        or the workload raises; the last committed model is kept all the same, unless another attempt goes on with the run.
         """
         status = COMPLETED
         try:
