@@ -98,7 +98,7 @@ def record(seq: int, kind: str, **fields: Any) -> dict[str, Any]:
 def update(seq: int, server_round: int, node_id: str, status: str = "counted", **fields: Any) -> dict[str, Any]:
     told = {"metrics": {"train_loss": 0.5}, "bytes_down": 10, "bytes_up": 11, "timings": {"total_s": 1.5}, "num_examples": 8}
     told |= {"facts": {"node_name": f"node {node_id}"}, "cause": None, "message_id": f"m{seq}"}
-    told |= {"counted_in_round": server_round if status == "counted" else None, **fields}
+    told |= {"counted_in_round": server_round if status == "counted" else None, "awaited": False, **fields}
     return record(seq, "update", round=server_round, node_id=node_id, update_kind="train", wave=0, status=status, **told)
 
 
