@@ -31,14 +31,16 @@ class LostNodes:
         if word not in self._dead or word in self._back:
             self._dead[word] = (reason, self._clock())
         self._back.discard(word)
+        if said_by == SITE:
+            self._sessions.pop(flower_node_id, None)  # this death is known: the next session tells of no other
 
     def alive(self, flower_node_id: str, session_id: str | None = None, said_by: str = SITE) -> None:
         """Its SuperNode runs. Another session than before means that the one before died unseen."""
         word = (flower_node_id, said_by)
         if session_id is not None:
-            before, self._sessions[flower_node_id] = self._sessions.get(flower_node_id), session_id
-            if before not in (None, session_id) and word not in self._dead:
+            if self._sessions.get(flower_node_id, session_id) != session_id and word not in self._dead:
                 self.dead(flower_node_id, "its SuperNode was started anew", said_by)
+            self._sessions[flower_node_id] = session_id
         if word in self._dead:
             self._back.add(word)
 

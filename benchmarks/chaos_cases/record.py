@@ -61,8 +61,7 @@ def double_counts(journal: list[Json], rows: dict[str, list[Json]]) -> int:
 
 def is_part_of(closed: Json, update: Json) -> bool:
     """Did the attempt that committed the round count this update in it?"""
-    where = (closed["round"], closed["attempt"], "counted")
-    return (update["round"], update["attempt"], update["status"]) == where
+    return (update["counted_in_round"], update["attempt"]) == (closed["round"], closed["attempt"])
 
 
 def rows_of(stack: Stack, run_id: str) -> dict[str, list[Json]]:

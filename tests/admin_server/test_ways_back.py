@@ -95,6 +95,19 @@ def test_another_session_means_that_the_one_before_died_unseen() -> None:
     assert lost.reasons() == {"5": "its SuperNode was started anew"}
 
 
+def test_a_node_whose_death_was_seen_is_not_lost_again_by_its_next_session() -> None:
+    """A report that it runs comes before the first heartbeat of its session, when it may have a message already."""
+    clock = Clock()
+    lost = LostNodes(clock)
+    lost.alive("5", "s1")
+    lost.dead("5", "its SuperNode is stopped")
+    clock.now += HOLD_S
+    lost.alive("5")
+    assert lost.reasons() == {}
+    lost.alive("5", "s2")
+    assert lost.reasons() == {}
+
+
 def test_the_superlink_does_not_revive_whom_its_own_site_calls_dead() -> None:
     """It has a killed SuperNode as online for 37 to 60 s."""
     clock = Clock()

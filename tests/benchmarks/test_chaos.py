@@ -17,7 +17,7 @@ def closed(number: int, seq: int, examples: int = 3) -> dict[str, Any]:
 
 def update(seq: int, node: str, attempt: str = "1") -> dict[str, Any]:
     told = {"seq": seq, "kind": "update", "attempt": attempt, "round": 1, "node_id": node}
-    return {**told, "status": "counted", "num_examples": 3}
+    return {**told, "status": "counted", "counted_in_round": 1, "num_examples": 3}
 
 
 ROWS: dict[str, list[dict[str, Any]]] = {

@@ -63,8 +63,7 @@ def assert_counted_once(journal: list[Json]) -> None:
         counted = [
             line
             for line in journal
-            if line["kind"] == "update"
-            and (line["round"], line["attempt"], line["status"]) == (closed["round"], closed["attempt"], "counted")
+            if line["kind"] == "update" and (line["counted_in_round"], line["attempt"]) == (closed["round"], closed["attempt"])
         ]
         assert len({line["node_id"] for line in counted}) == len(counted) == closed["counted"]
         assert sum(line["num_examples"] for line in counted) == closed["num_examples"]

@@ -63,7 +63,8 @@ def test_with_the_same_nodes_a_run_waits_for_the_one_that_is_away(stack: Stack, 
     wait_for("the run to wait for site-1", waits, 40)
     stack.start_node(1)
     ended(stack, failed)
-    assert counted(stack, failed) == [(1, 2), (2, 2), (3, 2)]
+    fates = [(u["round"], u["node_name"], u["status"], u["cause"]) for u in stack.admin.items(f"/runs/{failed}/updates")]
+    assert counted(stack, failed) == [(1, 2), (2, 2), (3, 2)], fates
 
 
 def test_with_any_nodes_a_run_goes_on_with_those_that_are_there(stack: Stack, failed: str) -> None:
