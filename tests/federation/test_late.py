@@ -25,8 +25,10 @@ def test_under_carry_it_works_on_and_its_update_counts_in_a_later_round(stack: S
     assert_rows_equal_journal(stack, run_id)
 
 
-def test_under_drop_its_message_is_cancelled_and_it_joins_the_next_round(stack: Stack) -> None:
-    run_id = stack.start_run("trouble", late="drop", num_rounds=3, **SLOW)
+def test_under_drop_its_message_is_cancelled_and_it_joins_a_later_round(stack: Stack) -> None:
+    run_id = stack.start_run("trouble", late="drop", num_rounds=4, **SLOW)
     assert stack.wait_end(run_id)["status"] == "completed"
     slow = of_the_slow_site(stack, run_id)
-    assert [(update["round"], update["status"]) for update in slow] == [(1, "late"), (2, "late"), (3, "late")]
+    assert {update["status"] for update in slow} == {"late"}
+    assert slow[0]["round"] == 1
+    assert len(slow) > 1, "a node whose message runs on is asked for nothing"
