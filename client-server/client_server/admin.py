@@ -1,10 +1,12 @@
 """The admin server as a site sees it: five calls, all begun from here."""
 
+import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import anyio
 import httpx
 from control_plane.settings import is_loopback
 from pydantic import BaseModel, ValidationError
@@ -59,6 +61,8 @@ class AdminServer:
     def __init__(self, address: str, token: str, ca_der: bytes | None) -> None:
         """ca_der: the only CA that is trusted for https; None: the machine's own."""
         self.address = address
+        self._calls: dict[asyncio.Event, anyio.CancelScope] = {}
+        """Those under way, by the event that each sets once it is over."""
         self._client = httpx.AsyncClient(
             base_url=address,
             headers={"Authorization": f"Bearer {token}"},
@@ -86,12 +90,17 @@ class AdminServer:
         return await self._ask(Wanted, "GET", f"/nodes/{node_id}/wanted", params={"after": after}, timeout=HOLD_S)
 
     async def close(self) -> None:
-        """Close the connections; an idle one would hold up a server that wants to stop."""
+        """End the calls under way and close the connections; an idle one would hold up a server that wants to stop."""
+        calls = dict(self._calls)
+        for scope in calls.values():
+            scope.cancel()
+        for over in calls:
+            await over.wait()
         await self._client.aclose()
 
     async def _ask(self, kind: type[Answer], method: str, path: str, **request: Any) -> Answer:
         try:
-            response = await self._client.request(method, path, **request)
+            response = await self._respond(method, path, **request)
         except httpx.TransportError as error:
             raise AdminUnreachable(f"{self.address} does not answer: {_why(error)}.", address=self.address) from error
         if not response.is_success:
@@ -103,6 +112,19 @@ class AdminServer:
                 f"{self.address} answered {path} with something else than agreed: is it an admin server?",
                 admin_status=response.status_code,
             ) from error
+
+    async def _respond(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Call within a scope that close() can cancel: httpx (0.28) loses the socket of a call that is connecting then."""
+        over = asyncio.Event()
+        with anyio.CancelScope() as scope:
+            self._calls[over] = scope
+            try:
+                if not self._client.is_closed:
+                    return await self._client.request(method, path, **request)
+            finally:
+                del self._calls[over]
+                over.set()
+        raise httpx.TransportError("the line to it was closed")
 
 
 def _trust(address: str, ca_der: bytes | None) -> ssl.SSLContext | bool:

@@ -45,10 +45,11 @@ class Coordinator:
 
     async def close(self) -> None:
         """Take the line down."""
-        line, self._line, self.problem = self._line, None, None
+        line, self._line = self._line, None
         self._is_open.clear()
         if line is not None:
             await line.admin.close()
+        self.problem = None  # calls that were cut by this have failed by now
 
     @property
     def state(self) -> str:
