@@ -4,7 +4,8 @@ python3 run.py bench chaos [--kills N] [--seed S] [--json FILE]     some 12 s a 
 
 Two sites train the digits, one run after the other. At random moments a process of a random kind is killed; a power cut
 kills them all. The clock runs from the moment the last killed process is ready again (of a ServerApp or a ClientApp: from the
-kill) to the first message of the next round.
+kill) to the first message of the next round. A kill before the first round after a power cut is over, in which everything
+starts at once, counts as part of the power cut.
 """
 
 from __future__ import annotations
@@ -90,14 +91,16 @@ def begin(stack: Stack) -> str:
 
 def one_run(stack: Stack, victims: Victims, chance: random.Random, undisturbed: Path, seen: Seen, kills: int) -> None:
     """Disturb one run until it ends, and read its record."""
-    run_id, kinds = begin(stack), set[str]()
+    run_id, kinds, cut_at = begin(stack), set[str](), -1
     run_dir = Path(wait_for("the run's directory", lambda: stack.run(run_id)["run_dir"], 60))
     while seen.kills < kills and committed(run_dir) < ROUNDS - 2 and stack.run(run_id)["status"] != "failed":
         time.sleep(chance.uniform(0, LONGEST_PEACE_S))
-        if committed(run_dir) < ROUNDS - 2 and (killed := victims.kill(chance.choice(victims.kinds), run_dir)):
+        before = committed(run_dir)
+        if before < ROUNDS - 2 and (killed := victims.kill(chance.choice(victims.kinds), run_dir)):
             seen.kills += 1
             kinds.add(killed.kind)
-            await_round(stack, run_id, run_dir, killed, seen)
+            cut_at = before if killed.kind == POWER_CUT else cut_at
+            await_round(stack, run_id, run_dir, killed, seen, is_cut=before == cut_at)
     run = stack.wait_end(run_id, RUN_S)
     journal, rows = record.journal_of(run_dir), record.rows_of(stack, run_id)
     seen.runs += 1
@@ -112,12 +115,12 @@ def one_run(stack: Stack, victims: Victims, chance: random.Random, undisturbed: 
     say(f"run {run['status']}, {len(run['attempts'])} attempts, {run['rounds_done']} rounds {run['cause'] or ''}")
 
 
-def await_round(stack: Stack, run_id: str, run_dir: Path, killed: Killed, seen: Seen) -> None:
-    """Wait for the first message of the next round, and take its time."""
+def await_round(stack: Stack, run_id: str, run_dir: Path, killed: Killed, seen: Seen, *, is_cut: bool) -> None:
+    """Wait for the first message of the next round, and take its time; is_cut: it is part of a power cut's."""
     found = wait_for("the next round", lambda: next_or_end(stack, run_id, run_dir, killed.ready_at), NEXT_ROUND_S)
     after_s = found - killed.ready_at
     if found != ENDED:
-        seen.resumed_s[killed.kind].append(after_s)
+        seen.resumed_s[POWER_CUT if is_cut else killed.kind].append(after_s)
     say(f"kill {seen.kills}, {killed.kind}: next round after {after_s:.1f} s, {committed(run_dir)} committed")
 
 
