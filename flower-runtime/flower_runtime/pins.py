@@ -56,8 +56,16 @@ PINS: dict[Part, tuple[Pin, ...]] = {
         *_RETRY,
         Pin(_SERVERAPP, "flwr_serverapp", mentions=("try_obtain_flwr_app_token", "mirror_output_to_queue", "run_serverapp")),
         Pin(_SERVERAPP, "try_obtain_flwr_app_token", ("args",)),
-        Pin("flwr.superlink.grid.http_grid", "pull_objects", _BACKOFF),
-        Pin("flwr.superlink.grid.http_grid", "HttpGrid.pull_messages", mentions=("pull_objects",)),
+        Pin("flwr.superlink.grid.http_grid", "pull_objects", ("object_ids", "pull_object_fn", "max_tries_per_object")),
+        Pin(
+            "flwr.superlink.grid.http_grid",
+            "HttpGrid.pull_messages",
+            ("message_ids",),
+            mentions=("PullMessages", "pull_objects", "iterate_object_tree", "ObjectPullError", "reply_to_message_id"),
+        ),
+        Pin("flwr.supercore.runtime", "RuntimeHttpClient.PullMessages", ("request",)),
+        Pin("flwr.supercore.inflatable.inflatable_utils", "ObjectUnavailableError", ("object_id",)),
+        Pin("flwr.supercore.inflatable.inflatable_utils", "ObjectPullError", ("object_id", "reason")),
     ),
     "supernode": (
         *_LOGS,

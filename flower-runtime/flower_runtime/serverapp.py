@@ -5,8 +5,9 @@
 
 import sys
 
+from flower_runtime.arrivals import Arrivals
 from flower_runtime.parent import die_with_parent
-from flower_runtime.patch import ask_objects_soon, forget_token_file, log_plainly, original, retry_soon
+from flower_runtime.patch import forget_token_file, log_plainly, original, retry_soon
 from flower_runtime.pins import PINS
 from flower_runtime.selfcheck import faults
 
@@ -23,7 +24,7 @@ def main() -> None:
     else:
         log_plainly()
         retry_soon()
-        ask_objects_soon("flwr.superlink.grid.http_grid", "pull_objects")
+        Arrivals().install()
         forget_token_file(_COMMAND)
     original(_COMMAND, "flwr_serverapp")()
 

@@ -20,6 +20,7 @@ class Trouble:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
+        self._weights = int(str(config.values["weights"]))
         self._scored = 0
 
     def initial_arrays(self) -> Arrays:
@@ -27,7 +28,7 @@ class Trouble:
             raise FileNotFoundError("no base model on the server")
         if self._config.values["trouble"] == "server-sigkill":
             os.kill(os.getpid(), signal.SIGKILL)
-        return {"w": np.zeros(8, dtype=np.float32)}
+        return {"w": np.zeros(self._weights, dtype=np.float32)}
 
     def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
         print(f"training on {env.node_name}", flush=True)
@@ -35,7 +36,7 @@ class Trouble:
         if site in ("", env.node_name):
             _misbehave(str(self._config.values["trouble"]))
         time.sleep(float(self._config.values["train-s"]))
-        noise = np.random.default_rng(env.seed).normal(size=8).astype(np.float32)
+        noise = np.random.default_rng(env.seed).normal(size=self._weights).astype(np.float32)
         return TrainResult({"w": 0.5 * arrays["w"] + 0.1 * noise}, 10 + env.partition_id, {"loss": float(abs(noise).mean())})
 
     def evaluate(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> EvalResult:
