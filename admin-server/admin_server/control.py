@@ -21,6 +21,7 @@ class ControlFile:
         self.seq = 0
         self.want: Want = "run"
         self.lost_nodes: dict[str, str] = {}
+        self.deaths: dict[str, dict[str, str]] = {}
         self.nodes: Nodes | None = None
         self._read()
 
@@ -41,16 +42,18 @@ class ControlFile:
         self.lost_nodes, self.nodes = dict(lost_nodes), self.nodes if by_hand else None
         self._write()
 
-    def lose(self, lost_nodes: Mapping[str, str]) -> None:
-        """Say which Flower nodes are known dead now, and why."""
-        if dict(lost_nodes) != self.lost_nodes:
-            self.lost_nodes = dict(lost_nodes)
+    def lose(self, lost_nodes: Mapping[str, str], deaths: Mapping[str, dict[str, str]]) -> None:
+        """Say which Flower nodes are known dead now, and why, and when each died last; deaths of a server before us stay."""
+        deaths = {**self.deaths, **deaths}
+        if (dict(lost_nodes), deaths) != (self.lost_nodes, self.deaths):
+            self.lost_nodes, self.deaths = dict(lost_nodes), deaths
             self._write()
 
     def _write(self) -> None:
         self.seq += 1
         nodes = {} if self.nodes is None else {"nodes": self.nodes}
-        write_json(self._path, {"seq": self.seq, "want": self.want, "lost_nodes": self.lost_nodes, **nodes})
+        told = {"seq": self.seq, "want": self.want, "lost_nodes": self.lost_nodes, "deaths": self.deaths, **nodes}
+        write_json(self._path, told)
 
     def _read(self) -> None:
         try:
@@ -58,5 +61,6 @@ class ControlFile:
             self.seq, self.want = int(told.get("seq", 0)), told.get("want", "run")
             self.nodes = told.get("nodes")
             self.lost_nodes = {str(node): str(reason) for node, reason in told.get("lost_nodes", {}).items()}
+            self.deaths = {str(node): dict(death) for node, death in told.get("deaths", {}).items()}
         except (json.JSONDecodeError, ValueError, TypeError, AttributeError) as broken:
             log.warning("%s cannot be read and is written anew: %s", self._path, broken)

@@ -14,12 +14,29 @@ class StopAsked(Exception):
 
 
 @dataclass(frozen=True)
+class Death:
+    """A node's last death; at: a stamp that no other death of it has."""
+
+    at: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Control:
-    """What is wanted, which nodes are known dead, with the reason, and whom an attempt that goes on waits for."""
+    """What is wanted, which nodes are known dead, with the reason, and whom an attempt that goes on waits for.
+
+    deaths: the last one of each node, be it back or not.
+    """
 
     want: str = "run"
     lost_nodes: Mapping[int, str] = field(default_factory=dict)
+    deaths: Mapping[int, Death] = field(default_factory=dict)
     nodes: str | None = None
+
+    def why_lost(self, node_id: int, before: Death | None) -> str | None:
+        """Say why what a node was sent will not be answered; before: its last death as it was known when the message left."""
+        death = self.deaths.get(node_id)
+        return self.lost_nodes.get(node_id) or (death.reason if death and death != before else None)
 
 
 class ControlFile:
@@ -57,4 +74,6 @@ def _parsed(data: bytes) -> Control:
     nodes = parts.get("nodes")
     if nodes not in NODES:
         raise ValueError(f"nodes is {nodes!r}, not same or any")
-    return Control(want, {int(node): str(reason) for node, reason in parts.get("lost_nodes", {}).items()}, nodes)
+    lost = {int(node): str(reason) for node, reason in parts.get("lost_nodes", {}).items()}
+    deaths = {int(node): Death(str(death["at"]), str(death["reason"])) for node, death in parts.get("deaths", {}).items()}
+    return Control(want, lost, deaths, nodes)

@@ -219,7 +219,7 @@ class RoundEngine:
         if control.want == "stop":
             raise StopAsked
         self._limit.check()
-        self._late.forget(control.lost_nodes)
+        self._late.forget(control)
         return control
 
     def _hold_while_paused(self) -> float:

@@ -12,10 +12,12 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from flower_app.accumulate import Contribution, WeightedMean, staleness_discount
+from flower_app.causes import cause_of_reply
 from flower_app.config import RunConfig
+from flower_app.control import Control
 from flower_app.replies import Refused, ValidUpdate, read_update
 from flower_app.sent import Sent, pulled, refused, settled
-from flower_app.updates import COUNTED, TRAIN, Update
+from flower_app.updates import COUNTED, FAILED, TRAIN, Update
 from flower_app.workloads.interface import Arrays
 
 
@@ -48,9 +50,11 @@ class LateMessages:
         """Give the nodes that owe an answer."""
         return [sent.node_id for sent in self._owed.values()]
 
-    def forget(self, lost_nodes: Mapping[int, str]) -> None:
+    def forget(self, control: Control) -> None:
         """A node that died owes nothing, be it back or not: whatever it worked on is gone."""
-        self._owed = {message_id: sent for message_id, sent in self._owed.items() if sent.node_id not in lost_nodes}
+        self._owed = {
+            message_id: sent for message_id, sent in self._owed.items() if not control.why_lost(sent.node_id, sent.last_death)
+        }
 
     def take_in(self, like: Arrays) -> None:
         """Look for answers. like: a model of the run, for its form."""
@@ -83,7 +87,10 @@ class LateMessages:
             self._take(reply, sent, like)
 
     def _take(self, reply: Message, sent: Sent, like: Arrays) -> None:
-        if sent.kind != TRAIN or not self.carries or reply.has_error():
+        if sent.kind != TRAIN or not self.carries:
+            return
+        if reply.has_error():
+            self._on_update(settled(reply, sent, FAILED, cause=cause_of_reply(reply.error)))
             return
         try:
             update = read_update(reply, like, sent.asked, sent.node_id)

@@ -1,7 +1,7 @@
 """One round in the air: messages leave, replies are taken in as they come, until the round may close."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -71,6 +71,7 @@ class OpenRound(Generic[T]):
         """Let the messages leave; a node that the SuperLink does not know any more is lost at once."""
         if not messages:
             return
+        deaths = self._around.control().deaths
         sizes = [size_bytes(message.content) for message in messages]
         ids = list(self._around.grid.push_messages(messages))
         if len(ids) != len(messages):
@@ -78,7 +79,8 @@ class OpenRound(Generic[T]):
         at = self._around.clock.monotonic()
         for message, size, message_id in zip(messages, sizes, ids, strict=True):
             node_id = message.metadata.dst_node_id
-            sent = Sent(message_id, node_id, self._around.name_of(node_id), self._kind, size, at, self._asked)
+            name = self._around.name_of(node_id)
+            sent = Sent(message_id, node_id, name, self._kind, size, at, self._asked, deaths.get(node_id))
             if message_id:
                 self.pending[message_id] = sent
             else:
@@ -87,9 +89,10 @@ class OpenRound(Generic[T]):
     def collect(self, needed: int, deadline: float) -> None:
         """Take replies in until `needed` are counted, nobody is left to wait for, or deadline (monotonic s) has come."""
         while self.pending and self.gathered.count < needed:
-            self._lose(self._around.control().lost_nodes)
+            control = self._around.control()  # first: what a node has sent before it died is taken in
             if self._take_in(needed):
                 continue
+            self._lose(control)
             if self._around.clock.monotonic() >= deadline:
                 break
             self._around.clock.sleep(POLL_S)
@@ -114,6 +117,7 @@ class OpenRound(Generic[T]):
                 self._answered(group.pop(0), needed)
             if self.gathered.count >= needed:
                 break
+            self._around.control()
         return len(self.updates) > before
 
     def _answered(self, reply: Message, needed: int) -> None:
@@ -122,15 +126,15 @@ class OpenRound(Generic[T]):
             self._take(reply, sent, needed)
 
     def _take(self, reply: Message, sent: Sent, needed: int) -> None:
+        if reply.has_error():
+            status = LOST if reply.error.code == ErrorCode.NODE_UNAVAILABLE else FAILED
+            self._settle(sent, status, reply=reply, cause=cause_of_reply(reply.error))
+            return
         if self.gathered.count >= needed:
             cause = Cause("RoundClosed", f"it came with the update that was number {needed} and closed the round")
             self._settle(sent, LATE, reply=reply, cause=cause, awaited=self._awaits_late)
             if self._awaits_late:
                 self.surplus.append((sent, reply))
-            return
-        if reply.has_error():
-            status = LOST if reply.error.code == ErrorCode.NODE_UNAVAILABLE else FAILED
-            self._settle(sent, status, reply=reply, cause=cause_of_reply(reply.error))
             return
         try:
             update = self._read(reply, self._like, self._asked, sent.node_id)
@@ -146,11 +150,11 @@ class OpenRound(Generic[T]):
         )
         self._tell(told)
 
-    def _lose(self, lost_nodes: Mapping[int, str]) -> None:
+    def _lose(self, control: Control) -> None:
         for message_id, sent in list(self.pending.items()):
-            if sent.node_id in lost_nodes:
+            if why := control.why_lost(sent.node_id, sent.last_death):
                 del self.pending[message_id]
-                self._settle(sent, LOST, cause=Cause("NodeLost", lost_nodes[sent.node_id]))
+                self._settle(sent, LOST, cause=Cause("NodeLost", why))
 
     def _settle(self, sent: Sent, status: str, *, cause: Cause, reply: Message | None = None, awaited: bool = False) -> None:
         self._tell(settled(reply, sent, status, waited_s=self._waited_s(sent), cause=cause, awaited=awaited))

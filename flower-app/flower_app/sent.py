@@ -7,6 +7,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from flower_app.causes import Cause
+from flower_app.control import Death
 from flower_app.replies import Asked, Refused, facts_of, payload_bytes
 from flower_app.updates import REFUSED, Update
 from flower_app.workloads.interface import Arrays, Metrics
@@ -17,7 +18,7 @@ PULL_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Sent:
-    """A message that a node owes an answer to. at: monotonic seconds; node_name: as known when it left."""
+    """A message that a node owes an answer to. at: monotonic seconds; node_name, last_death: as known when it left."""
 
     message_id: str
     node_id: int
@@ -26,6 +27,7 @@ class Sent:
     bytes_down: int
     at: float
     asked: Asked
+    last_death: Death | None = None
 
 
 def settled(

@@ -180,9 +180,9 @@ async def test_nodes_chosen_by_hand_are_those_of_one_attempt_and_a_pause_of_befo
     (row,) = await store.rows("run_list")
     await attempts.by_hand(row, "same")
     await becomes(store, run, ("77", "failed"), ("78", "running"))
-    assert control(tmp_path) == {"seq": 0, "want": "run", "lost_nodes": {}, "nodes": "same"}
+    assert control(tmp_path) == {"seq": 0, "want": "run", "lost_nodes": {}, "deaths": {}, "nodes": "same"}
 
     (folder / "attempts" / "78").mkdir()
     write_json(folder / "attempts" / "78" / "exit.json", read_json(folder / "attempts" / "77" / "exit.json"))
     await becomes(store, run, ("77", "failed"), ("78", "lost"), ("79", "starting"))
-    assert control(tmp_path) == {"seq": 0, "want": "run", "lost_nodes": {}}
+    assert control(tmp_path) == {"seq": 0, "want": "run", "lost_nodes": {}, "deaths": {}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from admin_server.control import ControlFile
 from admin_server.feed import Feed
-from admin_server.lost_nodes import HOLD_S, SUPERLINK, LostNodes
+from admin_server.lost_nodes import SUPERLINK, LostNodes
 from admin_server.wanted import Wanted
 
 
@@ -14,12 +14,12 @@ def test_control_is_written_on_change_alone_and_its_seq_grows(tmp_path: Path) ->
     path = tmp_path / "control.json"
     control = ControlFile(path)
     control.ask("run")
-    control.lose({})
+    control.lose({}, {})
     assert not path.exists(), "absent means run, so there is nothing to say"
-    control.lose({"5": "offline"})
+    control.lose({"5": "offline"}, {})
     control.ask("stop")
     control.ask("stop")
-    assert json.loads(path.read_text()) == {"seq": 2, "want": "stop", "lost_nodes": {"5": "offline"}}
+    assert json.loads(path.read_text()) == {"seq": 2, "want": "stop", "lost_nodes": {"5": "offline"}, "deaths": {}}
 
 
 def test_another_server_goes_on_with_what_is_written(tmp_path: Path) -> None:
@@ -43,12 +43,18 @@ def test_by_hand_a_pause_of_before_is_over_and_the_nodes_are_those_of_one_attemp
     control = ControlFile(path)
     control.ask("pause")
     control.reopen({}, "same")
-    assert json.loads(path.read_text()) == {"seq": 2, "want": "run", "lost_nodes": {}, "nodes": "same"}
+    assert json.loads(path.read_text()) == {"seq": 2, "want": "run", "lost_nodes": {}, "deaths": {}, "nodes": "same"}
     control.go_on({"5": "offline"}, by_hand=True)
-    assert json.loads(path.read_text()) == {"seq": 3, "want": "run", "lost_nodes": {"5": "offline"}, "nodes": "same"}
+    assert json.loads(path.read_text()) == {
+        "seq": 3,
+        "want": "run",
+        "lost_nodes": {"5": "offline"},
+        "deaths": {},
+        "nodes": "same",
+    }
     control.ask("pause")
     control.go_on({}, by_hand=False)
-    assert json.loads(path.read_text()) == {"seq": 5, "want": "pause", "lost_nodes": {}}
+    assert json.loads(path.read_text()) == {"seq": 5, "want": "pause", "lost_nodes": {}, "deaths": {}}
 
 
 def test_a_control_file_that_cannot_be_read_is_written_anew(tmp_path: Path) -> None:
@@ -58,64 +64,64 @@ def test_a_control_file_that_cannot_be_read_is_written_anew(tmp_path: Path) -> N
     assert json.loads(path.read_text())["want"] == "stop"
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_a_dead_node_stays_lost_for_a_moment_after_it_has_come_back() -> None:
-    clock = Clock()
-    lost = LostNodes(clock)
+def test_a_node_that_came_back_is_not_lost_but_its_death_is_told() -> None:
+    lost = LostNodes()
     lost.dead("5", "killed")
+    assert lost.reasons() == {"5": "killed"}
     lost.alive("5")
-    assert lost.reasons() == {"5": "killed"}, "an engine that aggregates would not have seen it"
-    clock.now += HOLD_S
     assert lost.reasons() == {}
+    (first,) = lost.deaths().values()
+    assert first["reason"] == "killed"
+    lost.dead("5", "killed")
+    (second,) = lost.deaths().values()
+    assert second["at"] != first["at"]
 
 
-def test_a_node_that_dies_again_meanwhile_stays_lost() -> None:
-    clock = Clock()
-    lost = LostNodes(clock)
-    lost.dead("5", "first")
-    lost.alive("5")
-    clock.now += HOLD_S / 2
-    lost.dead("5", "second")
-    clock.now += HOLD_S
-    assert lost.reasons() == {"5": "second"}
+def test_one_death_that_two_tell_of_is_one() -> None:
+    lost = LostNodes()
+    lost.dead("5", "killed")
+    told = lost.deaths()
+    lost.dead("5", "offline", SUPERLINK)
+    assert lost.deaths() == told
+    lost.alive("5", said_by=SUPERLINK)
+    assert lost.reasons() == {"5": "killed"}
 
 
 def test_another_session_means_that_the_one_before_died_unseen() -> None:
-    lost = LostNodes(Clock())
+    lost = LostNodes()
     lost.alive("5", "s1")
     lost.alive("5", "s1")
-    assert lost.reasons() == {}
+    assert lost.deaths() == {}
     lost.alive("5", "s2")
-    assert lost.reasons() == {"5": "its SuperNode was started anew"}
+    assert lost.reasons() == {}
+    assert [death["reason"] for death in lost.deaths().values()] == ["its SuperNode was started anew"]
 
 
-def test_a_node_whose_death_was_seen_is_not_lost_again_by_its_next_session() -> None:
+def test_a_node_whose_death_was_seen_does_not_die_again_by_its_next_session() -> None:
     """A report that it runs comes before the first heartbeat of its session, when it may have a message already."""
-    clock = Clock()
-    lost = LostNodes(clock)
+    lost = LostNodes()
     lost.alive("5", "s1")
     lost.dead("5", "its SuperNode is stopped")
-    clock.now += HOLD_S
+    told = lost.deaths()
     lost.alive("5")
-    assert lost.reasons() == {}
     lost.alive("5", "s2")
-    assert lost.reasons() == {}
+    assert lost.deaths() == told
 
 
 def test_the_superlink_does_not_revive_whom_its_own_site_calls_dead() -> None:
     """It has a killed SuperNode as online for 37 to 60 s."""
-    clock = Clock()
-    lost = LostNodes(clock)
+    lost = LostNodes()
     lost.dead("5", "killed by signal 9")
     lost.alive("5", said_by=SUPERLINK)
-    clock.now += HOLD_S
     assert lost.reasons() == {"5": "killed by signal 9"}
+
+
+def test_deaths_that_a_server_before_us_wrote_stay(tmp_path: Path) -> None:
+    path = tmp_path / "control.json"
+    first, second = {"at": "10:00", "reason": "killed"}, {"at": "10:05", "reason": "offline"}
+    ControlFile(path).lose({}, {"5": first})
+    ControlFile(path).lose({}, {"6": second})
+    assert json.loads(path.read_text())["deaths"] == {"5": first, "6": second}
 
 
 async def test_a_wish_for_one_node_does_not_answer_another() -> None:

@@ -163,11 +163,12 @@ class Federation:
         """Run one attempt in this process, to its end or to its exception."""
         conduct(self.grid, self.run_config, attempt, {"ESPALIER_RUN_DIR": str(self.root)}, self.clock)
 
-    def want(self, want: str, nodes: str | None = None, **lost_nodes: str) -> None:
+    def want(self, want: str, nodes: str | None = None, deaths: Mapping[str, Any] | None = None, **lost_nodes: str) -> None:
         """Write control.json as the admin server does."""
         lost = {node.removeprefix("n"): reason for node, reason in lost_nodes.items()}
+        told = {"seq": 1, "want": want, "lost_nodes": lost, "deaths": deaths or {}} | ({"nodes": nodes} if nodes else {})
         scratch = self.root / "control.json.new"
-        scratch.write_text(json.dumps({"seq": 1, "want": want, "lost_nodes": lost} | ({"nodes": nodes} if nodes else {})))
+        scratch.write_text(json.dumps(told))
         scratch.replace(self.root / "control.json")
 
     def journal(self, kind: str | None = None) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from flower_app.control import Control, ControlFile
+from flower_app.control import Control, ControlFile, Death
 
 if TYPE_CHECKING:
     from tests.flower_app.conftest import Federation, MakeFederation
@@ -95,17 +95,65 @@ def test_a_node_known_dead_is_lost_in_the_round_and_not_asked_again_until_it_is_
     assert asked == [["101", "102", "103"], ["101", "103"], ["101", "103"], ["101", "102", "103"]]
 
 
+def test_a_node_that_died_and_came_back_while_nobody_looked_is_lost_and_asked_again(make_federation: MakeFederation) -> None:
+    federation = make_federation(num_rounds=3, min_available=2)
+    before, death = ({"at": at, "reason": f"killed at {at}"} for at in ("10:00", "10:05"))
+    federation.want("run", deaths={"103": before})
+    federation.grid.nodes[102].delay_s = 1e9
+
+    def died_and_is_back() -> None:
+        federation.grid.nodes[102].delay_s = 1.0
+        federation.want("run", deaths={"102": death, "103": before})
+
+    federation.clock.after(2.0, died_and_is_back)
+    federation.run()
+    lost = [update for update in federation.journal("update") if update["status"] == "lost"]
+    assert [(update["round"], update["node_id"]) for update in lost] == [(1, "102")]
+    assert lost[0]["cause"]["message"] == "killed at 10:05"
+    assert [record["nodes"] for record in federation.journal("round.opened")] == [["101", "102", "103"]] * 3
+
+
+def test_what_a_node_sent_before_it_died_counts(make_federation: MakeFederation) -> None:
+    federation = make_federation(num_rounds=1)
+    federation.clock.after(0.9, lambda: federation.want("run", n102="killed"))  # and at 1.0 its answer is at the SuperLink
+    federation.grid.nodes[102].delay_s = 0.95
+    federation.run()
+    assert {update["node_id"]: update["status"] for update in federation.journal("update")}["102"] == "counted"
+
+
+def test_a_late_node_that_died_owes_nothing_however_late_the_engine_looks(make_federation: MakeFederation) -> None:
+    federation = make_federation(num_rounds=3, min_available=2, k_of_n=2, late="carry")
+    federation.grid.nodes[102].delay_s = 1e9
+    federation.clock.after(1.5, lambda: setattr(federation.grid.nodes[102], "delay_s", 0.5))
+    federation.clock.after(1.5, lambda: federation.want("run", deaths={"102": {"at": "10:05", "reason": "killed"}}))
+    federation.run()
+    asked = [record["nodes"] for record in federation.journal("round.opened")]
+    assert asked == [["101", "102", "103"], ["101", "103"], ["101", "102", "103"]]
+
+
 def test_an_absent_file_wants_run(tmp_path: Path) -> None:
     assert ControlFile(tmp_path / "control.json").read() == Control("run", {})
     assert ControlFile(None).read() == Control("run", {})
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"want": "dance"}', '{"want": "stop", "lost_nodes": {"x": "y"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"want": "dance"}',
+        '{"want": "stop", "lost_nodes": {"x": "y"}}',
+        '{"want": "stop", "deaths": {"6": "now"}}',
+    ],
+)
 def test_a_senseless_file_changes_nothing_and_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     path = tmp_path / "control.json"
     control = ControlFile(path)
-    path.write_text(json.dumps({"want": "pause", "lost_nodes": {"5": "gone"}}))
-    assert control.read() == Control("pause", {5: "gone"})
+    path.write_text(
+        json.dumps({"want": "pause", "lost_nodes": {"5": "gone"}, "deaths": {"6": {"at": "10:00", "reason": "killed"}}})
+    )
+    assert control.read() == Control("pause", {5: "gone"}, {6: Death("10:00", "killed")})
     path.write_text(text)
-    assert control.read() == control.read() == Control("pause", {5: "gone"})
+    assert control.read() == control.read() == Control("pause", {5: "gone"}, {6: Death("10:00", "killed")})
     assert capsys.readouterr().out.count("control.json cannot be read") == 1

@@ -128,7 +128,8 @@ class RunWatch:
     async def _steer(self, end: ProcessEnd | None) -> None:
         """Tell the engine who is lost, tell the store that it runs, and make a stop happen that the engine does not."""
         if end is None and self.has_journal:
-            self._control.lose(self._around.lost_nodes.reasons())
+            lost_nodes = self._around.lost_nodes
+            self._control.lose(lost_nodes.reasons(), lost_nodes.deaths())
         if self.status == "starting" and self.flower is not None and self.flower.status == "running":
             moved = await self._around.store.move_run(self.run_id, "running", expected=["starting"])
             self.status = "running" if moved is not None else self.status
