@@ -148,7 +148,7 @@ begin
   perform espalier.emit(p_run.project_id, 'fl.aggregate.completed', p_run.id, null, v_round,
     jsonb_build_object('aggregate_s', r -> 'aggregate_s', 'sha256', r -> 'commit' -> 'sha256'), p_at, (r ->> 'seq')::bigint, v_key || ':aggregate');
   perform espalier.emit(p_run.project_id, 'fl.round.completed', p_run.id, null, v_round,
-    jsonb_build_object('counted', r -> 'counted', 'expected', r -> 'expected', 'seconds', r -> 'seconds',
+    jsonb_build_object('counted', r -> 'counted', 'carried', r -> 'carried', 'expected', r -> 'expected', 'seconds', r -> 'seconds',
       'metrics', espalier.or_empty(r -> 'metrics') || espalier.or_empty(r -> 'server_metrics')), p_at, (r ->> 'seq')::bigint, v_key);
 end
 $$;

@@ -28,7 +28,7 @@ comment on view public.run_overview is 'How do the runs stand? Newest first; los
 
 create view public.round_table with (security_invoker = true) as
 select o.key, r.project_id, o.run_id, o.round, o.status, o.tries, jsonb_array_length(o.nodes) as asked, o.needed, o.counted,
-  case when o.status = 'closed' then o.expected - o.counted end as missing, o.num_examples,
+  case when o.status = 'closed' then o.expected - (o.counted - coalesce(o.carried, 0)) end as missing, o.num_examples,
   (m.metrics ->> 'loss')::double precision as loss,
   (m.metrics ->> 'loss')::double precision - (b.metrics ->> 'loss')::double precision as loss_change,
   (m.metrics ->> 'accuracy')::double precision as accuracy, m.metrics, o.seconds, o.aggregate_s, o.bytes_down, o.bytes_up,
@@ -73,7 +73,10 @@ select e.key, e.project_id, e.run_id, e.round, e.name, e.data ->> 'what' as what
     when 'fl.federation.failed' then concat_ws(': ', 'Failed', e.data #>> '{cause,type}')
     when 'fl.client.warned' then concat_ws(': ', coalesce(n.display_name, 'The run'), e.data ->> 'what', e.data ->> 'type')
     when 'fl.round.started' then format('Round %s began', e.round)
-    when 'fl.round.completed' then format('Round %s closed: %s counted', e.round, concat_ws(' of ', e.data ->> 'counted', e.data ->> 'expected'))
+    when 'fl.round.completed' then
+      format('Round %s closed: %s of %s counted', e.round, (e.data ->> 'counted')::integer - coalesce((e.data ->> 'carried')::integer, 0),
+        e.data ->> 'expected')
+      || case when (e.data ->> 'carried')::integer > 0 then format(', and %s of earlier rounds', e.data ->> 'carried') else '' end
     when 'fl.aggregate.completed' then format('Round %s was aggregated', e.round)
     when 'fl.artifact.promoted' then 'A model was promoted'
     else e.name

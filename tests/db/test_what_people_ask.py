@@ -34,6 +34,15 @@ async def test_how_the_rounds_of_a_run_went(store: Store, run: Row, node: Row) -
     assert await store.rows("round_table", {"run_id": run["id"]}, after=first["key"], limit=1) == [second]
 
 
+async def test_updates_of_earlier_rounds_hide_none_that_is_missing(store: Store, run: Row, node: Row) -> None:
+    journal = Journal().opened().round_opened(1, BIG, "7").update(1, BIG).round_closed(1, 1, expected=2, carried=0)
+    journal.round_opened(2, BIG, "8").update(2, BIG).round_closed(2, 2, expected=2, carried=1)
+    await store.apply_journal(run["id"], journal.records, 1)
+    assert [row["missing"] for row in await store.rows("round_table", {"run_id": run["id"]})] == [1, 1]
+    titles = [row["title"] for row in await store.rows("run_timeline", {"run_id": run["id"]}) if "closed" in row["title"]]
+    assert titles == ["Round 1 closed: 1 of 2 counted", "Round 2 closed: 1 of 2 counted, and 1 of earlier rounds"]
+
+
 async def test_how_the_nodes_are_by_their_last_hundred_messages(store: Store, run: Row, node: Row) -> None:
     journal = Journal().opened(num_rounds=120)
     for round in range(1, 111):
