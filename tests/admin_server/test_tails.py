@@ -9,9 +9,11 @@ import pytest
 from admin_server.replay import replayed
 from admin_server.rundir import RunDirectory
 from admin_server.settings import Settings
+from admin_server.watch import tails
 from admin_server.watch.tails import JournalTail, ServerLogTail
 from control_plane.errors import Conflict
 
+from db.errors import DatabaseUnavailable
 from tests.admin_server.admin_app import RECORDS, Server, record, started_run
 
 VIEWS = ("round_list", "update_list", "metric_list", "artifact_list", "event_list")
@@ -90,6 +92,44 @@ async def test_a_second_reader_from_the_start_changes_nothing(server: Server, di
     assert len(before["update_list"]) == 2
     await JournalTail(server.store, run["id"], directory).catch_up()
     assert await rows(server, run["id"]) == before
+
+
+async def test_records_of_batches_before_one_that_failed_are_given_next_time(
+    server: Server, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await started_run(server)
+    write(directory.journal, *RECORDS[:5])
+    monkeypatch.setattr(tails, "BATCH", 2)
+    apply, calls = server.store.apply_journal, 0
+
+    async def failing(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise DatabaseUnavailable("away")
+        return await apply(*args)
+
+    monkeypatch.setattr(server.store, "apply_journal", failing)
+    tail = JournalTail(server.store, run["id"], directory)
+    with pytest.raises(DatabaseUnavailable):
+        await tail.catch_up()
+    assert [line["seq"] for line in await tail.catch_up()] == [1, 2, 3, 4, 5]
+    assert await tail.catch_up() == []
+
+
+async def test_what_was_applied_before_can_be_looked_at_again(
+    server: Server, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await started_run(server)
+    write(directory.journal, *RECORDS[:4])
+    await JournalTail(server.store, run["id"], directory).catch_up()
+    offset = directory.journal.stat().st_size
+    write(directory.journal, RECORDS[4])
+    tail = JournalTail(server.store, run["id"], directory, offset)
+    assert [line["seq"] for line in tail.look_back()] == [1, 2, 3, 4]
+    monkeypatch.setattr(tails, "LOOK_BACK_BYTES", len(json.dumps(RECORDS[3])) + 10)
+    assert [line["seq"] for line in tail.look_back()] == [4]
+    assert [line["seq"] for line in await tail.catch_up()] == [5]
 
 
 async def test_a_malformed_line_is_logged_and_passed_over(

@@ -17,7 +17,7 @@ from admin_server.watch import run_watch
 from control_plane.identity import ProcessRecord
 
 from db.store import Store
-from tests.admin_server.admin_app import RECORDS, Server, client_of, record
+from tests.admin_server.admin_app import CAUSE, RECORDS, Server, client_of, record, update
 
 Boot = Callable[[], AbstractAsyncContextManager[Server]]
 
@@ -215,6 +215,22 @@ async def test_a_dead_node_is_told_to_the_engine(boot: Boot, run: dict[str, Any]
         async def told() -> bool:
             path = folder / "control.json"
             return path.exists() and flower_node_id in json.loads(path.read_text())["lost_nodes"]
+
+        await soon(told)
+
+
+async def test_a_message_that_was_given_up_before_we_began_is_cancelled(
+    boot: Boot, run: dict[str, Any], folder: Path, store: Store
+) -> None:
+    given_up = update(5, 1, "4", "late", cause=CAUSE, num_examples=None, metrics={}, bytes_up=0, message_id="m4", awaited=False)
+    write_journal(folder, *RECORDS[:4], given_up)
+    journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    await store.apply_journal(run["id"], journal, (folder / "journal.jsonl").stat().st_size)
+    async with boot() as server:
+        wanted = server.state["server"].nodes._wanted
+
+        async def told() -> bool:
+            return bool(wanted.view("a node", "4")["cancelled_messages"] == ["m4"])
 
         await soon(told)
 

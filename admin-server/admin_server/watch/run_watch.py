@@ -61,6 +61,7 @@ class RunWatch:
         self._noted = noted
         self._directory = RunDirectory(around.runs_dir / str(run["series_id"]))
         self._attempt = Attempt(self._directory.attempt(flower_run_id))
+        self._has_looked_back = False
         self._journal = JournalTail(around.store, self.run_id, self._directory, int(run["journal_offset"]))
         self._log = ServerLogTail(around.store, self.run_id, self._directory, flower_run_id)
         self._control = ControlFile(self._directory.control)
@@ -114,16 +115,26 @@ class RunWatch:
         return self._attempt.kill()
 
     async def _read(self) -> None:
-        for record in await self._journal.catch_up():
+        if not self._has_looked_back:
+            self._cancel(self._journal.look_back())
+            self._has_looked_back = True
+        records = await self._journal.catch_up()
+        self._cancel(records)
+        for record in records:
             if record["attempt"] != self.flower_run_id:
                 continue
-            if record["kind"] == "update" and record["status"] in ("lost", "late") and not record["awaited"]:
-                self._around.wanted.cancel(record["node_id"], record["message_id"])
-            elif record["kind"] == "run.closed":
+            if record["kind"] == "run.closed":
                 self.status = record["status"]
             elif self._stop_asked_at is None and not self.has_ended and record["kind"] in BEGINNINGS:
                 self.status = "paused" if record["kind"] == "run.paused" else "running"
         await self._log.catch_up()
+
+    def _cancel(self, records: list[dict[str, Any]]) -> None:
+        """Have the sites end what nobody waits for any more."""
+        for record in records:
+            is_given_up = record["kind"] == "update" and record["status"] in ("lost", "late") and not record["awaited"]
+            if is_given_up and record["attempt"] == self.flower_run_id:
+                self._around.wanted.cancel(record["node_id"], record["message_id"])
 
     async def _steer(self, end: ProcessEnd | None) -> None:
         """Tell the engine who is lost, tell the store that it runs, and make a stop happen that the engine does not."""

@@ -1,5 +1,6 @@
 """Two files of a run, read on from where the store is: its journal and its ServerApp's output."""
 
+import contextlib
 import json
 import logging
 from typing import Any
@@ -13,6 +14,7 @@ from db.store import Store
 
 log = logging.getLogger(__name__)
 BATCH = 500
+LOOK_BACK_BYTES = 2**20
 RECORD_LIMIT_BYTES = 64 * 2**20  # a cause may be 100 kB; a line longer than this is no record of the engine
 
 
@@ -24,10 +26,21 @@ class JournalTail:
         self._run_id = run_id
         self._path = directory.journal
         self._tail = Tail(directory.journal, offset, line_limit_bytes=RECORD_LIMIT_BYTES)
+        self._applied: list[dict[str, Any]] = []
+
+    def look_back(self) -> list[dict[str, Any]]:
+        """Give the last records that are applied already: a server before us may have done no more with them than that."""
+        behind = Tail(self._path, max(0, self._tail.offset - LOOK_BACK_BYTES), line_limit_bytes=RECORD_LIMIT_BYTES)
+        if behind.offset:
+            behind.read(1)  # it begins inside a line
+        records = []
+        while behind.offset < self._tail.offset and (lines := behind.read(1)):
+            with contextlib.suppress(ValueError):  # it was told when it was refused
+                records.append(parse_line(lines[0].text))
+        return records
 
     async def catch_up(self) -> list[dict[str, Any]]:
-        """Apply all complete lines there are; give the records. Raises DatabaseUnavailable, and then nothing was passed."""
-        applied: list[dict[str, Any]] = []
+        """Apply all complete lines there are; give the records. Raises DatabaseUnavailable, and the rest comes next time."""
         if self._path.is_file() and self._path.stat().st_size < self._tail.offset:
             log.warning("the journal of run %s has lost lines that were not on disk yet, and is applied anew", self._run_id)
             await self._store.forget_projection(self._run_id)
@@ -36,6 +49,7 @@ class JournalTail:
             before = self._tail.offset
             lines = self._tail.read(BATCH)
             if not lines:
+                applied, self._applied = self._applied, []
                 return applied
             records = [record for line in lines if (record := self._parsed(line.text, line.end_offset))]
             try:
@@ -43,7 +57,7 @@ class JournalTail:
             except BaseException:
                 self._tail.offset = before
                 raise
-            applied += records
+            self._applied += records
 
     def _parsed(self, text: str, end_offset: int) -> dict[str, Any] | None:
         try:
