@@ -74,7 +74,7 @@ class RoundEngine:
         self._record, self._control_file, self._clock, self._select = record, control, clock, select
         self._names = record.node_names()
         self._around = Around(grid, clock, self._control, self._updated, self._names.get)
-        self._gate = Gate(config, record, clock, self._control)
+        self._gate = Gate(config, max(strategy.least, config.k_of_n), record, clock, self._control)
         self._late = LateMessages(config, grid, self._updated)
         self._evaluation = Evaluation(config, workload)
         self._limit = RunClock(config.run_timeout_s, record.opened_at(), clock)

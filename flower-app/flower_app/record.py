@@ -40,7 +40,7 @@ class RunRecord(Protocol):
 
     def opened(self, config: RunConfig, model: Arrays, resumed_after: int) -> None: ...
 
-    def waiting(self, number: int, here: int, wanted: int, until: datetime) -> None: ...
+    def waiting(self, number: int, available: int, wanted: int, until: datetime) -> None: ...
 
     def round_opened(self, number: int, nodes: Sequence[int], needed: int) -> None: ...
 
@@ -133,10 +133,10 @@ class RecordedRun:
         )
         self._reports.opened(record)
 
-    def waiting(self, number: int, here: int, wanted: int, until: datetime) -> None:
+    def waiting(self, number: int, available: int, wanted: int, until: datetime) -> None:
         """Say that a round cannot begin yet, and when the run gives up."""
         shown = until.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._journal.append("round.waiting", {"round": number, "available": here, "wanted": wanted, "until": shown})
+        self._journal.append("round.waiting", {"round": number, "available": available, "wanted": wanted, "until": shown})
 
     def round_opened(self, number: int, nodes: Sequence[int], needed: int) -> None:
         """Say whom a round asks, before its messages leave."""
@@ -253,7 +253,7 @@ class Unrecorded:
 
     def opened(self, config: RunConfig, model: Arrays, resumed_after: int) -> None: ...
 
-    def waiting(self, number: int, here: int, wanted: int, until: datetime) -> None: ...
+    def waiting(self, number: int, available: int, wanted: int, until: datetime) -> None: ...
 
     def round_opened(self, number: int, nodes: Sequence[int], needed: int) -> None: ...
 

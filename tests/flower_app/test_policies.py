@@ -230,6 +230,46 @@ def test_the_gate_waits_for_k_nodes_that_are_free_and_tells_until_when(make_fede
         starving.run()
 
 
+def test_a_round_is_not_begun_with_fewer_nodes_than_it_needs_updates(make_federation: MakeFederation) -> None:
+    federation = make_federation(min_updates=3, min_available=1, num_rounds=2)
+    killed = federation.grid.nodes[103]
+    for node in federation.grid.nodes.values():
+        node.delay_s = 0.5
+    answer, deaths = killed.answer, iter([True])
+    killed.answer = lambda message, context: None if next(deaths, False) else answer(message, context)
+
+    def dies() -> None:
+        killed.online = False
+        federation.want("run", n103="its SuperNode was killed")
+
+    def is_back() -> None:
+        killed.online = True
+        federation.want("run")
+
+    federation.clock.after(0.3, dies)
+    federation.clock.after(9.0, is_back)
+    federation.run()
+    assert [each["round"] for each in federation.journal("round.opened")] == [1, 1, 2]
+    assert [(each["available"], each["wanted"]) for each in federation.journal("round.waiting")] == [(2, 3)]
+    assert federation.journal("run.closed")[0]["status"] == "completed"
+
+
+def test_the_gate_waits_for_as_many_as_the_strategy_needs(make_federation: MakeFederation) -> None:
+    federation = make_federation(strategy="krum", min_available=1, num_rounds=1)
+    federation.grid.nodes[103].online = False
+    federation.clock.after(10.0, lambda: setattr(federation.grid.nodes[103], "online", True))
+    federation.run()
+    assert [each["nodes"] for each in federation.journal("round.opened")] == [["101", "102", "103"]]
+    assert federation.journal("run.closed")[0]["status"] == "completed"
+
+
+def test_waiting_counts_what_it_waits_for(make_federation: MakeFederation) -> None:
+    federation = make_federation(k_of_n=3, min_updates=2, late="carry", round_timeout_s=2.0, num_rounds=2)
+    federation.grid.nodes[103].delay_s = 10.0  # at work on round 1 while round 2 waits
+    federation.run()
+    assert [(each["available"], each["wanted"]) for each in federation.journal("round.waiting")] == [(2, 3)]
+
+
 def test_a_run_has_so_much_time_in_all_over_its_attempts(make_federation: MakeFederation) -> None:
     federation = make_federation(run_timeout_s=20.0, num_rounds=50)
     federation.clock.after(4.5, lambda: federation.want("stop"))
