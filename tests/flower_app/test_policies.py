@@ -300,6 +300,8 @@ def test_a_strategy_that_holds_updates_is_refused_when_they_do_not_fit(make_fede
     [
         ({"strategy": "krum", "malicious_nodes": 1, "k_of_n": 4}, "k-of-n is 4, and krum needs at least 5 updates a round"),
         ({"strategy": "bulyan", "malicious_nodes": 1, "k_of_n": 6}, "k-of-n is 6, and bulyan needs at least 7"),
+        ({"min_updates": 3, "k_of_n": 2}, "k-of-n is 2, and min-updates is 3: a round would close before it has enough"),
+        ({"strategy": "krum", "min_updates": 4, "k_of_n": 3}, "k-of-n is 3, and min-updates is 4"),
         ({"strategy": "fedmedian", "late": "carry"}, "late = carry discounts an update's weight, and fedmedian has no weights"),
         ({"quick_eval_examples": 10, "workload": "toy_workload:Wide"}, "has no quick_evaluate"),
         ({"late": "keep"}, "late needs to be one of drop, carry, got 'keep'"),
