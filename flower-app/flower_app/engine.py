@@ -25,12 +25,12 @@ from flower_app.evaluation import Evaluation
 from flower_app.first_model import first_model
 from flower_app.gate import Gate
 from flower_app.late import LateMessages
-from flower_app.limits import RunClock, see_that_updates_fit
+from flower_app.limits import RunClock, most_that_fit, see_that_updates_fit
 from flower_app.link import is_of_the_way
 from flower_app.record import COMPLETED, STOPPED, RunRecord
 from flower_app.replies import Asked, read_score, read_update
 from flower_app.round import POLL_S, Around, OpenRound
-from flower_app.selection import Presence, Select, select_all
+from flower_app.selection import Presence, Select, known_first, select_all
 from flower_app.strategies import MESSAGE_TTL_S, StrategyDriver
 from flower_app.updates import COUNTED, EVALUATE, LOST, TRAIN, ClosedRound, Update
 from flower_app.wire import digest
@@ -74,12 +74,15 @@ class RoundEngine:
         self._record, self._control_file, self._clock, self._select = record, control, clock, select
         self._names = record.node_names()
         self._around = Around(grid, clock, self._control, self._updated, self._names.get)
-        self._gate = Gate(config, max(strategy.least, config.k_of_n), record, clock, self._control)
+        self._min_free = max(strategy.least, config.k_of_n)
+        self._gate = Gate(config, self._min_free, record, clock, self._control)
         self._late = LateMessages(config, grid, self._updated)
         self._evaluation = Evaluation(config, workload)
         self._limit = RunClock(config.run_timeout_s, record.opened_at(), clock)
         self._arrays: Arrays = {}
         self._last_round = 0
+        self._asked = dict.fromkeys(record.asked())
+        self._left_out: set[int] = set()
         self.ended_early: str | None = None
 
     def run(self) -> str:
@@ -120,7 +123,9 @@ class RoundEngine:
             log(INFO, "stopping after round %d: %s", self._last_round, self.ended_early)
 
     def _round(self, number: int) -> ClosedRound:
-        """Make one round happen, in a few tries if need be. Raises RoundFailed."""
+        """Make one round happen, in a few tries if need be. Raises RoundFailed, UpdatesDoNotFit."""
+        fewest = max(self._min_free, self._config.min_available)
+        see_that_updates_fit(self._config, self._strategy.rule, self._arrays, fewest)
         for tried in range(1, self._config.round_retries + 2):
             opened = self._one_try(number)
             if opened.gathered.count >= self._strategy.least:
@@ -138,12 +143,14 @@ class RoundEngine:
             self._clock.sleep(min(POLL_S, left_s))
 
     def _one_try(self, number: int) -> TrainingRound:
-        nodes = self._select(number, self._gate.wait(number, self._present, self._hold_while_paused, self._name_of))
-        see_that_updates_fit(self._config, self._strategy.rule, self._arrays, len(nodes))
+        free = self._gate.wait(number, self._present, self._hold_while_paused, self._name_of)
+        nodes = self._that_fit(number, self._select(number, free))
         started = self._clock.monotonic()
         messages = self._strategy.messages(number, self._arrays, nodes, self._grid)
         needed = min(self._config.k_of_n or len(messages), len(messages))
-        self._record.round_opened(number, [message.metadata.dst_node_id for message in messages], needed)
+        asked_nodes = [message.metadata.dst_node_id for message in messages]
+        self._record.round_opened(number, asked_nodes, needed)
+        self._asked |= dict.fromkeys(asked_nodes)
         limit = self._config.max_update_norm
         asked = Asked(number, digest(self._arrays), limit, self._arrays if limit else None, self._strategy.rule.reads)
         gathered = self._strategy.gathering(self._arrays)
@@ -158,6 +165,19 @@ class RoundEngine:
             opened.carried = self._late.count_in(number, gathered, opened.counted(), self._strategy.least)
         self._late.add(opened.close(), opened.surplus, self._arrays)
         return opened
+
+    def _that_fit(self, number: int, nodes: list[int]) -> list[int]:
+        """Leave out whom there is no memory for, those that came last before others."""
+        owing = len(self._late.owing()) if self._late.carries else 0
+        most = most_that_fit(self._config, self._strategy.rule, self._arrays, len(nodes) + owing) - owing
+        chosen = known_first(nodes, self._asked, max(most, self._min_free))
+        left_out = set(nodes) - set(chosen)
+        if left_out and left_out != self._left_out:
+            names = ", ".join(self._name_of(node) for node in sorted(left_out)[:NODES_TOLD])
+            why = "as the updates of more do not fit into server-memory-limit-mb"
+            log(WARNING, "round %d asks %d of %d free nodes, %s; left out: %s", number, len(chosen), len(nodes), why, names)
+        self._left_out = left_out
+        return chosen
 
     def _close(self, number: int, opened: TrainingRound) -> ClosedRound:
         start = time.perf_counter()

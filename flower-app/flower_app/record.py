@@ -34,6 +34,8 @@ class RunRecord(Protocol):
 
     def opened_at(self) -> datetime | None: ...
 
+    def asked(self) -> list[int]: ...
+
     def last_asked(self) -> list[int]: ...
 
     def last_commit(self, config: RunConfig) -> Commit | None: ...
@@ -91,6 +93,11 @@ class RecordedRun:
         """Say when the first attempt opened the run; None for the first one."""
         opened = [each["at"] for each in self._past if each["kind"] == "run.opened"]
         return datetime.fromisoformat(opened[0]) if opened else None
+
+    def asked(self) -> list[int]:
+        """Give all nodes that earlier attempts asked, the first ones first."""
+        opened = [each["nodes"] for each in self._past if each["kind"] == "round.opened"]
+        return list(dict.fromkeys(int(node) for nodes in opened for node in nodes))
 
     def last_asked(self) -> list[int]:
         """Give the nodes of the last round of earlier attempts."""
@@ -244,6 +251,9 @@ class Unrecorded:
 
     def opened_at(self) -> datetime | None:
         return None
+
+    def asked(self) -> list[int]:
+        return []
 
     def last_asked(self) -> list[int]:
         return []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import tracemalloc
-from typing import TYPE_CHECKING
+from logging import WARNING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from flower_app.accumulate import Contribution, HeldUpdates
 from flower_app.config import RunConfig
 from flower_app.limits import UpdatesDoNotFit, bytes_of_aggregating, see_that_updates_fit
 from flower_app.rules import RULES, rule_of
+from flower_app.selection import known_first
 from flower_app.strategies import StrategyDriver
 from flower_app.workloads.interface import Arrays
 
 if TYPE_CHECKING:
-    from tests.flower_app.conftest import Federation
+    from tests.flower_app.conftest import Federation, MakeFederation
 
 FORMS: dict[str, Arrays] = {
     "one array": {"w": np.zeros((500, 500), np.float32)},
@@ -70,3 +73,64 @@ def test_updates_that_come_late_and_are_carried_are_counted(k_of_n: int, fits: b
 def test_a_mean_that_drops_late_updates_holds_none() -> None:
     config = RunConfig.parse({"server-memory-limit-mb": 1})
     see_that_updates_fit(config, rule_of(config), {"w": np.zeros(10**6)}, 1000)
+
+
+THREE_FIT = [{"strategy": "fedmedian", "server_memory_limit_mb": 10}, {"late": "carry", "server_memory_limit_mb": 3}]
+
+
+def nodes_asked(federation: Federation) -> list[list[str]]:
+    return [record["nodes"] for record in federation.journal("round.opened")]
+
+
+@pytest.mark.parametrize("config", THREE_FIT)
+def test_a_node_that_does_not_fit_is_left_out_and_told_of(
+    make_federation: MakeFederation, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
+) -> None:
+    told: list[tuple[int, str]] = []
+    monkeypatch.setattr("flower_app.engine.log", lambda level, text, *parts: told.append((level, text % parts)))
+    federation = make_federation(workload="toy_workload:Wide", num_rounds=5, **config)
+    federation.clock.after(1.5, lambda: federation.grid.add(7))
+    federation.clock.after(2.5, lambda: setattr(federation.grid.nodes[102], "online", False))
+    federation.run_config["min-available"] = 2
+    federation.run()
+    assert federation.journal("run.closed")[0]["status"] == "completed"
+    assert nodes_asked(federation) == [["101", "102", "103"]] * 3 + [["7", "101", "103"]] * 2
+    (warning,) = [text for level, text in told if level == WARNING]  # once, not in each round
+    assert warning.startswith(
+        "round 3 asks 3 of 4 free nodes, as the updates of more do not fit into server-memory-limit-mb; left out: 7"
+    )
+
+
+@pytest.mark.parametrize("config", THREE_FIT)
+def test_those_that_earlier_attempts_asked_come_first(make_federation: MakeFederation, config: dict[str, Any]) -> None:
+    federation = make_federation(workload="toy_workload:Wide", num_rounds=2, **config)
+    federation.clock.after(1.5, lambda: federation.want("stop"))
+    federation.run(attempt=1)
+    federation.want("run")
+    federation.grid.add(7)
+    federation.run(attempt=2)
+    assert nodes_asked(federation) == [["101", "102", "103"]] * 3
+
+
+def test_known_nodes_come_first_then_the_lowest_ids() -> None:
+    assert known_first([1, 2, 3, 4, 5], [4, 9, 2], 4) == [1, 2, 3, 4]
+    assert known_first([1, 2, 3, 4, 5], [4, 9, 2], 1) == [4]
+    assert known_first([1, 2], [2], 5) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "config"),
+    [
+        *itertools.product(THREE_FIT, [{"min_available": 4}, {"min_available": 1, "min_updates": 4}]),
+        (THREE_FIT[0], {"k_of_n": 4}),
+    ],
+)
+def test_what_can_never_fit_is_refused_before_anybody_is_waited_for(
+    make_federation: MakeFederation, strategy: dict[str, Any], config: dict[str, Any]
+) -> None:
+    federation = make_federation(workload="toy_workload:Wide", **strategy | config)
+    began = federation.clock.seconds
+    with pytest.raises(UpdatesDoNotFit):
+        federation.run()
+    assert federation.clock.seconds == began
+    assert federation.journal("run.closed")[0]["cause"]["type"] == "UpdatesDoNotFit"
