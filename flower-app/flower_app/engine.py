@@ -152,7 +152,8 @@ class RoundEngine:
         self._record.round_opened(number, asked_nodes, needed)
         self._asked |= dict.fromkeys(asked_nodes)
         limit = self._config.max_update_norm
-        asked = Asked(number, digest(self._arrays), limit, self._arrays if limit else None, self._strategy.rule.reads)
+        model = self._arrays if limit and self._late.carries else None
+        asked = Asked(number, digest(self._arrays), limit, model, self._strategy.rule.reads)
         gathered = self._strategy.gathering(self._arrays)
         opened = TrainingRound(
             TRAIN, asked, self._arrays, read_update, gathered, self._around, started, awaits_late=self._late.carries

@@ -49,7 +49,8 @@ def see_that_updates_fit(config: RunConfig, rule: Rule, model: Arrays, count: in
     if needed <= limit:
         return
     if rule.streams:
-        why = f"late = carry may have to hold {_late(config, count)} late updates"
+        models = " and the models that they started from" if config.max_update_norm else ""
+        why = f"late = carry may have to hold {_late(config, count)} late updates{models}"
         choices = "raise k-of-n or server-memory-limit-mb, lower min-available, or choose late = drop"
     else:
         why = f"{config.strategy} holds all updates of a round and works on copies of them"
@@ -71,12 +72,14 @@ def _bytes_held(config: RunConfig, rule: Rule, model: Arrays, count: int) -> int
     """Count what is held of the updates of a round that asks `count` nodes.
 
     A rule that holds its updates has k-of-n of them at most. One that streams has none, but under late = carry a late one of each
-    node that k-of-n does not wait for (k-of-n 0: of each, since a deadline may make any of them late).
+    node that k-of-n does not wait for (k-of-n 0: of each, since a deadline may make any of them late), and where max-update-norm
+    measures it, the model that it started from.
     """
     if not rule.streams:
         return bytes_of_aggregating(rule, model, min(config.k_of_n or count, count))
     if config.late == "carry":
-        return _late(config, count) * sum(values.nbytes for values in model.values())
+        models = 2 if config.max_update_norm else 1
+        return _late(config, count) * models * sum(values.nbytes for values in model.values())
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import tracemalloc
+import weakref
+from contextlib import nullcontext
 from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,13 @@ import numpy as np
 import pytest
 from flower_app.accumulate import Contribution, HeldUpdates
 from flower_app.config import RunConfig
-from flower_app.limits import UpdatesDoNotFit, bytes_of_aggregating, see_that_updates_fit
+from flower_app.limits import UpdatesDoNotFit, bytes_of_aggregating, most_that_fit, see_that_updates_fit
 from flower_app.rules import RULES, rule_of
 from flower_app.selection import known_first
 from flower_app.strategies import StrategyDriver
+from flower_app.wire import digest
 from flower_app.workloads.interface import Arrays
+from flwr.app import Message
 
 if TYPE_CHECKING:
     from tests.flower_app.conftest import Federation, MakeFederation
@@ -68,6 +72,43 @@ def test_updates_that_come_late_and_are_carried_are_counted(k_of_n: int, fits: b
     late = 5 - k_of_n
     with pytest.raises(UpdatesDoNotFit, match=f"hold {late} late updates, {late} MB here, and 2 MB may be used: raise k-of-n"):
         see_that_updates_fit(config, rule_of(config), model, 5)
+
+
+@pytest.mark.parametrize(("limit_mb", "fits"), [(3, False), (4, True)])
+def test_a_late_update_that_has_to_be_near_its_model_is_counted_with_it(limit_mb: int, fits: bool) -> None:
+    config = RunConfig.parse({"late": "carry", "k-of-n": 3, "server-memory-limit-mb": limit_mb, "max-update-norm": 1.0})
+    model: Arrays = {"w": np.zeros(250_000, np.float32)}
+    assert most_that_fit(config, rule_of(config), model, 5) == (5 if fits else 4)
+    with (
+        nullcontext()
+        if fits
+        else pytest.raises(UpdatesDoNotFit, match="hold 2 late updates and the models that they started from")
+    ):
+        see_that_updates_fit(config, rule_of(config), model, 5)
+
+
+@pytest.mark.parametrize(("late", "kept"), [("drop", 1), ("carry", 3)])
+def test_a_late_update_keeps_the_model_that_it_started_from_only_where_it_may_count(
+    make_federation: MakeFederation, monkeypatch: pytest.MonkeyPatch, late: str, kept: int
+) -> None:
+    federation = make_federation(late=late, max_update_norm=100.0, k_of_n=1, min_available=1, num_rounds=4, best_metric="")
+    del federation.grid.nodes[103]
+    models: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def kept_in_sight(arrays: Arrays) -> str:
+        models.append(weakref.ref(arrays["weight"]))
+        return digest(arrays)
+
+    def one_more_is_silent(messages: list[Message]) -> None:
+        gc.collect()
+        alive.append(sum(model() is not None for model in models))
+        federation.grid.add(200 + len(models), answer=lambda message, context: None)
+
+    monkeypatch.setattr("flower_app.engine.digest", kept_in_sight)
+    federation.grid.on_push = one_more_is_silent
+    federation.run()
+    assert alive[-1] == kept
 
 
 def test_a_mean_that_drops_late_updates_holds_none() -> None:

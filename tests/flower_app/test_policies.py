@@ -187,6 +187,14 @@ def test_a_carried_update_of_another_model_is_refused(make_federation: MakeFeder
     assert [each[2] for each in fate(federation) if each[:2] == (1, "103")] == ["late", "refused"]
 
 
+@pytest.mark.parametrize("late", ["drop", "carry"])
+def test_updates_too_far_from_the_model_are_refused(make_federation: MakeFederation, late: str) -> None:
+    federation = make_federation(max_update_norm=0.01, late=late, round_retries=0)
+    with pytest.raises(RoundFailed, match="more than max-update-norm 0.01"):
+        federation.run()
+    assert [each[2] for each in fate(federation)] == ["refused"] * 3
+
+
 def test_a_round_without_enough_updates_is_tried_again_and_then_counts_once(make_federation: MakeFederation) -> None:
     federation = make_federation(min_updates=3, num_rounds=2, round_retries=2)
     answer, failures = federation.grid.nodes[102].answer, iter([True, True])
