@@ -9,6 +9,7 @@ gate ──enough nodes──▶ send ──▶ collect ──closed──▶ ag
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from logging import INFO, WARNING
 
@@ -23,7 +24,7 @@ from flower_app.config import RunConfig
 from flower_app.control import Control, ControlFile, StopAsked
 from flower_app.evaluation import Evaluation
 from flower_app.first_model import first_model
-from flower_app.gate import Gate
+from flower_app.gate import Gate, TooFewNodes
 from flower_app.late import LateMessages
 from flower_app.limits import RunClock, most_that_fit, see_that_updates_fit
 from flower_app.link import is_of_the_way
@@ -44,14 +45,15 @@ RETRY_S, RETRY_LONGEST_S = 1.0, 30.0
 class RoundFailed(RuntimeError):
     """A round ended without enough valid updates; cause is the node's that says most."""
 
-    def __init__(self, number: int, updates: list[Update], needed: int, tries: int) -> None:
-        causes = [update.cause for update in sorted(updates, key=_says_least) if update.cause]
+    def __init__(self, number: int, count: int, needed: int, tries: int, troubles: Iterable[Update], then: str = "") -> None:
+        """count: valid updates of the last try. troubles: each node's last one, over all tries. then: why there was no other."""
+        causes = [update.cause for update in sorted(troubles, key=_says_least) if update.cause]
         told = [cause.sentence() for cause in causes[:NODES_TOLD]]
         told += [f"and {len(causes) - NODES_TOLD} more nodes"] if len(causes) > NODES_TOLD else []
-        count = sum(update.status == COUNTED for update in updates)
         had = f"had {count} valid updates of at least {needed}" if count or needed > 1 else "had no valid update"
         tried = f" in {tries} tries" if tries > 1 else ""
-        super().__init__(f"round {number} {had}{tried}. {'; '.join(told)}")
+        told = ["; ".join(told)] + ([f"Then {then}"] if then else [])
+        super().__init__(f"round {number} {had}{tried}. {'. '.join(told)}")
         self.cause = replace(causes[0], message=str(self)) if causes else None
 
 
@@ -83,6 +85,7 @@ class RoundEngine:
         self._last_round = 0
         self._asked = dict.fromkeys(record.asked())
         self._left_out: set[int] = set()
+        self._troubles: dict[int, Update] = {}
         self.ended_early: str | None = None
 
     def run(self) -> str:
@@ -123,14 +126,22 @@ class RoundEngine:
             log(INFO, "stopping after round %d: %s", self._last_round, self.ended_early)
 
     def _round(self, number: int) -> ClosedRound:
-        """Make one round happen, in a few tries if need be. Raises RoundFailed, UpdatesDoNotFit."""
+        """Make one round happen, in a few tries if need be. Raises RoundFailed, TooFewNodes, UpdatesDoNotFit."""
         fewest = max(self._min_free, self._config.min_available)
         see_that_updates_fit(self._config, self._strategy.rule, self._arrays, fewest)
+        self._troubles.clear()
+        count, least = 0, self._strategy.least
         for tried in range(1, self._config.round_retries + 2):
-            opened = self._one_try(number)
-            if opened.gathered.count >= self._strategy.least:
+            try:
+                opened = self._one_try(number)
+            except TooFewNodes as shortage:
+                if tried == 1:
+                    raise
+                raise RoundFailed(number, count, least, tried - 1, self._troubles.values(), str(shortage)) from shortage
+            count = opened.gathered.count
+            if count >= least:
                 return self._close(number, opened)
-            failure = RoundFailed(number, opened.updates, self._strategy.least, tried)
+            failure = RoundFailed(number, count, least, tried, self._troubles.values())
             if tried <= self._config.round_retries:
                 log(WARNING, "%s; trying again", failure)
                 self._rest(min(RETRY_S * 2 ** (tried - 1), RETRY_LONGEST_S))
@@ -228,6 +239,8 @@ class RoundEngine:
     def _updated(self, update: Update) -> None:
         if "node_name" in update.facts:
             self._names[update.node_id] = str(update.facts["node_name"])
+        if update.cause and update.round > self._last_round:
+            self._troubles[update.node_id] = update
         self._record.updated(update)
         if update.status != COUNTED and update.cause:
             log(INFO, "round %d: %s: %s", update.round, update.status, update.cause.sentence())

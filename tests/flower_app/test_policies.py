@@ -190,7 +190,7 @@ def test_a_carried_update_of_another_model_is_refused(make_federation: MakeFeder
 @pytest.mark.parametrize("late", ["drop", "carry"])
 def test_updates_too_far_from_the_model_are_refused(make_federation: MakeFederation, late: str) -> None:
     federation = make_federation(max_update_norm=0.01, late=late, round_retries=0)
-    with pytest.raises(RoundFailed, match="more than max-update-norm 0.01"):
+    with pytest.raises(RoundFailed, match=r"more than max-update-norm 0\.01"):
         federation.run()
     assert [each[2] for each in fate(federation)] == ["refused"] * 3
 
@@ -223,6 +223,37 @@ def test_after_the_last_try_the_run_fails_with_every_cause_and_keeps_the_last_mo
     final = federation.journal("artifact")[-1]
     assert (final["role"], final["round"]) == ("final", 1)
     assert federation.journal("run.closed")[0]["status"] == "failed"
+
+
+def test_a_failed_round_names_the_cause_of_every_node_over_all_its_tries(make_federation: MakeFederation) -> None:
+    federation = make_federation(min_updates=2, round_retries=1, round_timeout_s=5.0, num_rounds=1)
+    silent, dies = federation.grid.nodes[101], federation.grid.nodes[102]
+    silent.answer = lambda message, context: None
+    dies.answer = lambda message, context: Message(Error(8, "died"), reply_to=message)
+    federation.clock.after(1.5, lambda: federation.grid.add(104, answer=dies.answer))
+    with pytest.raises(RoundFailed) as raised:
+        federation.run()
+    assert [each["nodes"] for each in federation.journal("round.opened")] == [["101", "102", "103"], ["102", "103", "104"]]
+    message = federation.journal("run.closed")[0]["cause"]["message"]
+    assert message == str(raised.value)
+    assert message.startswith("round 1 had 1 valid updates of at least 2 in 2 tries. ")
+    assert "node 101: RoundClosed: no answer when the round closed" in message
+    assert message.count("node 102: ") == message.count("node 104: ") == 1
+
+
+@pytest.mark.parametrize("late", ["drop", "carry"])
+def test_a_gate_that_gives_up_in_a_round_names_its_causes_too(make_federation: MakeFederation, late: str) -> None:
+    federation = make_federation(min_updates=3, round_timeout_s=5.0, min_available_timeout_s=60.0, late=late, num_rounds=1)
+    federation.grid.nodes[102].answer = lambda message, context: None
+    with pytest.raises(RoundFailed) as raised:
+        federation.run()
+    cause = federation.journal("run.closed")[0]["cause"]
+    assert (cause["type"], cause["node_id"], cause["message"]) == ("RoundClosed", "102", str(raised.value))
+    assert cause["message"] == (
+        "round 1 had 2 valid updates of at least 3. "
+        "node 102: RoundClosed: no answer when the round closed, 5 s after its message left. "
+        "Then 2 of 3 nodes free to start after 60 s"
+    )
 
 
 def test_the_gate_waits_for_k_nodes_that_are_free_and_tells_until_when(make_federation: MakeFederation) -> None:
