@@ -11,7 +11,6 @@ from flower_app.clock import Clock
 from flower_app.config import RunConfig
 from flower_app.control import Control
 from flower_app.record import RunRecord
-from flower_app.returning import Returning
 from flower_app.round import POLL_S
 from flower_app.selection import Presence
 
@@ -55,14 +54,14 @@ class Shortage:
         """Say it in a few words."""
         if self._lacks_free:
             return f"{self.available} of {self.wanted} nodes free to start"
-        absent = f" (not back from the round before: {', '.join(self.missing)})" if self.missing else ""
+        absent = f" (not back: {', '.join(self.missing)})" if self.missing else ""
         return f"{self.available} of {self.wanted} nodes available{absent}"
 
 
 class Gate:
     """Waits, before each round, for min-available nodes that are there, and for those that it needs to be free to start.
 
-    Before the first round of an attempt that goes on it waits for the nodes of the round before, too.
+    Before the first round of an attempt that goes on it waits for nodes that the run had before, too.
 
     Under late = drop it gives those that still work on an older round a moment to be freed, so that they join this one.
     """
@@ -71,7 +70,7 @@ class Gate:
         """min_free: nodes that a round begins with at least."""
         self._config, self._min_free = config, min_free
         self._record, self._clock, self._control = record, clock, control
-        self._returning = Returning(record.last_asked())
+        self._returning = record.returning()
         self._patience_s = FREED_WITHIN_S if config.late == "drop" else 0.0
 
     def wait(

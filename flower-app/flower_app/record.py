@@ -15,7 +15,7 @@ from flower_app.config import RunConfig
 from flower_app.journal import Journal
 from flower_app.keeping import BEST, CHECKPOINT, FINAL, KeptModels, Score, Wants, score_of
 from flower_app.reports import Reports
-from flower_app.returning import last_asked
+from flower_app.returning import Returning
 from flower_app.run_directory import RunDirectory
 from flower_app.updates import ClosedRound, Update
 from flower_app.workloads.interface import Arrays, Metrics
@@ -36,7 +36,7 @@ class RunRecord(Protocol):
 
     def asked(self) -> list[int]: ...
 
-    def last_asked(self) -> list[int]: ...
+    def returning(self) -> Returning: ...
 
     def last_commit(self, config: RunConfig) -> Commit | None: ...
 
@@ -99,9 +99,9 @@ class RecordedRun:
         opened = [each["nodes"] for each in self._past if each["kind"] == "round.opened"]
         return list(dict.fromkeys(int(node) for nodes in opened for node in nodes))
 
-    def last_asked(self) -> list[int]:
-        """Give the nodes of the last round of earlier attempts."""
-        return last_asked(self._past)
+    def returning(self) -> Returning:
+        """Say whom this attempt waits for."""
+        return Returning.of(self._past)
 
     def last_commit(self, config: RunConfig) -> Commit | None:
         """Give the last committed round, or None for a fresh run.
@@ -255,8 +255,8 @@ class Unrecorded:
     def asked(self) -> list[int]:
         return []
 
-    def last_asked(self) -> list[int]:
-        return []
+    def returning(self) -> Returning:
+        return Returning.of([])
 
     def last_commit(self, config: RunConfig) -> Commit | None:
         return None
