@@ -153,13 +153,12 @@ def _same_form(arrays: Arrays, like: Arrays) -> None:
 
 
 def _distance(arrays: Arrays, model: Arrays) -> float:
-    """Give the L2 norm of the difference, over all arrays of floating point, in float64."""
+    """Give the L2 norm of the difference, over all arrays, whole numbers too, in float64."""
     total = 0.0
     for name, values in arrays.items():
-        if values.dtype.kind == "f":
-            for part, of_model in in_blocks(values, model[name]):
-                difference = np.subtract(part, of_model, dtype=np.float64)
-                total += float(np.dot(difference, difference))
+        for part, of_model in in_blocks(values, model[name]):
+            difference = np.subtract(part, of_model, dtype=np.float64)
+            total += float(np.dot(difference, difference))
     return math.sqrt(total)
 
 
