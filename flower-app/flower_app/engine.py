@@ -9,6 +9,7 @@ gate ──enough nodes──▶ send ──▶ collect ──closed──▶ ag
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from logging import INFO, WARNING
 
@@ -23,14 +24,14 @@ from flower_app.config import RunConfig
 from flower_app.control import Control, ControlFile, StopAsked
 from flower_app.evaluation import Evaluation
 from flower_app.first_model import first_model
-from flower_app.gate import Gate
+from flower_app.gate import Gate, TooFewNodes
 from flower_app.late import LateMessages
-from flower_app.limits import RunClock, see_that_updates_fit
+from flower_app.limits import RunClock, most_that_fit, see_that_updates_fit
 from flower_app.link import is_of_the_way
 from flower_app.record import COMPLETED, STOPPED, RunRecord
 from flower_app.replies import Asked, read_score, read_update
 from flower_app.round import POLL_S, Around, OpenRound
-from flower_app.selection import Presence, Select, select_all
+from flower_app.selection import Presence, Select, known_first, select_all
 from flower_app.strategies import MESSAGE_TTL_S, StrategyDriver
 from flower_app.updates import COUNTED, EVALUATE, LOST, TRAIN, ClosedRound, Update
 from flower_app.wire import digest
@@ -44,14 +45,15 @@ RETRY_S, RETRY_LONGEST_S = 1.0, 30.0
 class RoundFailed(RuntimeError):
     """A round ended without enough valid updates; cause is the node's that says most."""
 
-    def __init__(self, number: int, updates: list[Update], needed: int, tries: int) -> None:
-        causes = [update.cause for update in sorted(updates, key=_says_least) if update.cause]
+    def __init__(self, number: int, count: int, needed: int, tries: int, troubles: Iterable[Update], then: str = "") -> None:
+        """count: valid updates of the last try. troubles: each node's last one, over all tries. then: why there was no other."""
+        causes = [update.cause for update in sorted(troubles, key=_says_least) if update.cause]
         told = [cause.sentence() for cause in causes[:NODES_TOLD]]
         told += [f"and {len(causes) - NODES_TOLD} more nodes"] if len(causes) > NODES_TOLD else []
-        count = sum(update.status == COUNTED for update in updates)
         had = f"had {count} valid updates of at least {needed}" if count or needed > 1 else "had no valid update"
         tried = f" in {tries} tries" if tries > 1 else ""
-        super().__init__(f"round {number} {had}{tried}. {'; '.join(told)}")
+        told = ["; ".join(told)] + ([f"Then {then}"] if then else [])
+        super().__init__(f"round {number} {had}{tried}. {'. '.join(told)}")
         self.cause = replace(causes[0], message=str(self)) if causes else None
 
 
@@ -74,12 +76,16 @@ class RoundEngine:
         self._record, self._control_file, self._clock, self._select = record, control, clock, select
         self._names = record.node_names()
         self._around = Around(grid, clock, self._control, self._updated, self._names.get)
-        self._gate = Gate(config, record, clock, self._control)
+        self._min_free = max(strategy.least, config.k_of_n)
+        self._gate = Gate(config, self._min_free, record, clock, self._control)
         self._late = LateMessages(config, grid, self._updated)
         self._evaluation = Evaluation(config, workload)
         self._limit = RunClock(config.run_timeout_s, record.opened_at(), clock)
         self._arrays: Arrays = {}
         self._last_round = 0
+        self._asked = dict.fromkeys(record.asked())
+        self._left_out: set[int] = set()
+        self._troubles: dict[int, Update] = {}
         self.ended_early: str | None = None
 
     def run(self) -> str:
@@ -120,12 +126,22 @@ class RoundEngine:
             log(INFO, "stopping after round %d: %s", self._last_round, self.ended_early)
 
     def _round(self, number: int) -> ClosedRound:
-        """Make one round happen, in a few tries if need be. Raises RoundFailed."""
+        """Make one round happen, in a few tries if need be. Raises RoundFailed, TooFewNodes, UpdatesDoNotFit."""
+        fewest = max(self._min_free, self._config.min_available)
+        see_that_updates_fit(self._config, self._strategy.rule, self._arrays, fewest)
+        self._troubles.clear()
+        count, least = 0, self._strategy.least
         for tried in range(1, self._config.round_retries + 2):
-            opened = self._one_try(number)
-            if opened.gathered.count >= self._strategy.least:
+            try:
+                opened = self._one_try(number)
+            except TooFewNodes as shortage:
+                if tried == 1:
+                    raise
+                raise RoundFailed(number, count, least, tried - 1, self._troubles.values(), str(shortage)) from shortage
+            count = opened.gathered.count
+            if count >= least:
                 return self._close(number, opened)
-            failure = RoundFailed(number, opened.updates, self._strategy.least, tried)
+            failure = RoundFailed(number, count, least, tried, self._troubles.values())
             if tried <= self._config.round_retries:
                 log(WARNING, "%s; trying again", failure)
                 self._rest(min(RETRY_S * 2 ** (tried - 1), RETRY_LONGEST_S))
@@ -138,14 +154,17 @@ class RoundEngine:
             self._clock.sleep(min(POLL_S, left_s))
 
     def _one_try(self, number: int) -> TrainingRound:
-        nodes = self._select(number, self._gate.wait(number, self._present, self._hold_while_paused, self._name_of))
-        see_that_updates_fit(self._config, self._strategy.rule, self._arrays, len(nodes))
+        free = self._gate.wait(number, self._present, self._hold_while_paused, self._name_of)
+        nodes = self._that_fit(number, self._select(number, free))
         started = self._clock.monotonic()
         messages = self._strategy.messages(number, self._arrays, nodes, self._grid)
         needed = min(self._config.k_of_n or len(messages), len(messages))
-        self._record.round_opened(number, [message.metadata.dst_node_id for message in messages], needed)
+        asked_nodes = [message.metadata.dst_node_id for message in messages]
+        self._record.round_opened(number, asked_nodes, needed)
+        self._asked |= dict.fromkeys(asked_nodes)
         limit = self._config.max_update_norm
-        asked = Asked(number, digest(self._arrays), limit, self._arrays if limit else None, self._strategy.rule.reads)
+        model = self._arrays if limit and self._late.carries else None
+        asked = Asked(number, digest(self._arrays), limit, model, self._strategy.rule.reads)
         gathered = self._strategy.gathering(self._arrays)
         opened = TrainingRound(
             TRAIN, asked, self._arrays, read_update, gathered, self._around, started, awaits_late=self._late.carries
@@ -158,6 +177,19 @@ class RoundEngine:
             opened.carried = self._late.count_in(number, gathered, opened.counted(), self._strategy.least)
         self._late.add(opened.close(), opened.surplus, self._arrays)
         return opened
+
+    def _that_fit(self, number: int, nodes: list[int]) -> list[int]:
+        """Leave out whom there is no memory for, those that came last before others."""
+        owing = len(self._late.owing()) if self._late.carries else 0
+        most = most_that_fit(self._config, self._strategy.rule, self._arrays, len(nodes) + owing) - owing
+        chosen = known_first(nodes, self._asked, max(most, self._min_free))
+        left_out = set(nodes) - set(chosen)
+        if left_out and left_out != self._left_out:
+            names = ", ".join(self._name_of(node) for node in sorted(left_out)[:NODES_TOLD])
+            why = "as the updates of more do not fit into server-memory-limit-mb"
+            log(WARNING, "round %d asks %d of %d free nodes, %s; left out: %s", number, len(chosen), len(nodes), why, names)
+        self._left_out = left_out
+        return chosen
 
     def _close(self, number: int, opened: TrainingRound) -> ClosedRound:
         start = time.perf_counter()
@@ -207,6 +239,8 @@ class RoundEngine:
     def _updated(self, update: Update) -> None:
         if "node_name" in update.facts:
             self._names[update.node_id] = str(update.facts["node_name"])
+        if update.cause and update.round > self._last_round:
+            self._troubles[update.node_id] = update
         self._record.updated(update)
         if update.status != COUNTED and update.cause:
             log(INFO, "round %d: %s: %s", update.round, update.status, update.cause.sentence())

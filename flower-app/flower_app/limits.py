@@ -1,6 +1,7 @@
 """What a run may use: time in all, and the server's memory for updates that are held."""
 
 import os
+from bisect import bisect_right
 from datetime import datetime
 
 from flower_app.clock import Clock
@@ -40,26 +41,50 @@ class RunClock:
 
 
 def see_that_updates_fit(config: RunConfig, rule: Rule, model: Arrays, count: int) -> None:
-    """Refuse a round whose updates are held, and do not fit. Raises UpdatesDoNotFit, before anything is sent.
+    """Refuse a run whose rounds ask `count` nodes at least, where what they hold of their updates does not fit.
 
-    They may take server-memory-limit-mb, or half of the machine's memory. count: messages of the round. A rule that holds its
-    updates has k-of-n of them at most; one that streams has none, but under late = carry a late one of each node that k-of-n
-    does not wait for (k-of-n 0: of each, since a deadline may make any of them late).
+    Raises UpdatesDoNotFit, to be asked before anybody is waited for.
     """
-    limit = config.server_memory_limit_mb * MB or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    if not rule.streams:
-        needed = bytes_of_aggregating(rule, model, min(config.k_of_n or count, count))
-        why = f"{config.strategy} holds all updates of a round and works on copies of them"
-        choices = "lower k-of-n, raise server-memory-limit-mb, or choose a strategy that is a weighted mean"
-    elif config.late == "carry":
-        late = max(0, count - config.k_of_n)
-        needed = late * sum(values.nbytes for values in model.values())
-        why = f"late = carry may have to hold {late} late updates"
-        choices = "raise k-of-n or server-memory-limit-mb, or choose late = drop"
-    else:
+    needed, limit = _bytes_held(config, rule, model, count), _limit_bytes(config)
+    if needed <= limit:
         return
-    if needed > limit:
-        raise UpdatesDoNotFit(f"{why}, {needed / MB:,.0f} MB here, and {limit / MB:,.0f} MB may be used: {choices}")
+    if rule.streams:
+        models = " and the models that they started from" if config.max_update_norm else ""
+        why = f"late = carry may have to hold {_late(config, count)} late updates{models}"
+        choices = "raise k-of-n or server-memory-limit-mb, lower min-available, or choose late = drop"
+    else:
+        why = f"{config.strategy} holds all updates of a round and works on copies of them"
+        choices = "lower k-of-n or min-available, raise server-memory-limit-mb, or choose a strategy that is a weighted mean"
+    raise UpdatesDoNotFit(f"{why}, {needed / MB:,.0f} MB here, and {limit / MB:,.0f} MB may be used: {choices}")
+
+
+def most_that_fit(config: RunConfig, rule: Rule, model: Arrays, count: int) -> int:
+    """Say how many of `count` nodes may have messages at once, so that what is held of their updates fits."""
+    return bisect_right(range(1, count + 1), _limit_bytes(config), key=lambda nodes: _bytes_held(config, rule, model, nodes))
+
+
+def _limit_bytes(config: RunConfig) -> int:
+    """Give server-memory-limit-mb, or half of the machine's memory."""
+    return config.server_memory_limit_mb * MB or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _bytes_held(config: RunConfig, rule: Rule, model: Arrays, count: int) -> int:
+    """Count what is held of the updates of a round that asks `count` nodes.
+
+    A rule that holds its updates has k-of-n of them at most. One that streams has none, but under late = carry a late one of each
+    node that k-of-n does not wait for (k-of-n 0: of each, since a deadline may make any of them late), and where max-update-norm
+    measures it, the model that it started from.
+    """
+    if not rule.streams:
+        return bytes_of_aggregating(rule, model, min(config.k_of_n or count, count))
+    if config.late == "carry":
+        models = 2 if config.max_update_norm else 1
+        return _late(config, count) * models * sum(values.nbytes for values in model.values())
+    return 0
+
+
+def _late(config: RunConfig, count: int) -> int:
+    return max(0, count - config.k_of_n)
 
 
 def bytes_of_aggregating(rule: Rule, model: Arrays, count: int) -> int:

@@ -15,7 +15,7 @@ from flower_app.config import RunConfig
 from flower_app.journal import Journal
 from flower_app.keeping import BEST, CHECKPOINT, FINAL, KeptModels, Score, Wants, score_of
 from flower_app.reports import Reports
-from flower_app.returning import last_asked
+from flower_app.returning import Returning
 from flower_app.run_directory import RunDirectory
 from flower_app.updates import ClosedRound, Update
 from flower_app.workloads.interface import Arrays, Metrics
@@ -34,13 +34,15 @@ class RunRecord(Protocol):
 
     def opened_at(self) -> datetime | None: ...
 
-    def last_asked(self) -> list[int]: ...
+    def asked(self) -> list[int]: ...
+
+    def returning(self) -> Returning: ...
 
     def last_commit(self, config: RunConfig) -> Commit | None: ...
 
     def opened(self, config: RunConfig, model: Arrays, resumed_after: int) -> None: ...
 
-    def waiting(self, number: int, here: int, wanted: int, until: datetime) -> None: ...
+    def waiting(self, number: int, available: int, wanted: int, until: datetime) -> None: ...
 
     def round_opened(self, number: int, nodes: Sequence[int], needed: int) -> None: ...
 
@@ -92,9 +94,14 @@ class RecordedRun:
         opened = [each["at"] for each in self._past if each["kind"] == "run.opened"]
         return datetime.fromisoformat(opened[0]) if opened else None
 
-    def last_asked(self) -> list[int]:
-        """Give the nodes of the last round of earlier attempts."""
-        return last_asked(self._past)
+    def asked(self) -> list[int]:
+        """Give all nodes that earlier attempts asked, the first ones first."""
+        opened = [each["nodes"] for each in self._past if each["kind"] == "round.opened"]
+        return list(dict.fromkeys(int(node) for nodes in opened for node in nodes))
+
+    def returning(self) -> Returning:
+        """Say whom this attempt waits for."""
+        return Returning.of(self._past)
 
     def last_commit(self, config: RunConfig) -> Commit | None:
         """Give the last committed round, or None for a fresh run.
@@ -133,10 +140,10 @@ class RecordedRun:
         )
         self._reports.opened(record)
 
-    def waiting(self, number: int, here: int, wanted: int, until: datetime) -> None:
+    def waiting(self, number: int, available: int, wanted: int, until: datetime) -> None:
         """Say that a round cannot begin yet, and when the run gives up."""
         shown = until.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._journal.append("round.waiting", {"round": number, "available": here, "wanted": wanted, "until": shown})
+        self._journal.append("round.waiting", {"round": number, "available": available, "wanted": wanted, "until": shown})
 
     def round_opened(self, number: int, nodes: Sequence[int], needed: int) -> None:
         """Say whom a round asks, before its messages leave."""
@@ -245,15 +252,18 @@ class Unrecorded:
     def opened_at(self) -> datetime | None:
         return None
 
-    def last_asked(self) -> list[int]:
+    def asked(self) -> list[int]:
         return []
+
+    def returning(self) -> Returning:
+        return Returning.of([])
 
     def last_commit(self, config: RunConfig) -> Commit | None:
         return None
 
     def opened(self, config: RunConfig, model: Arrays, resumed_after: int) -> None: ...
 
-    def waiting(self, number: int, here: int, wanted: int, until: datetime) -> None: ...
+    def waiting(self, number: int, available: int, wanted: int, until: datetime) -> None: ...
 
     def round_opened(self, number: int, nodes: Sequence[int], needed: int) -> None: ...
 

@@ -40,7 +40,8 @@ class ValidUpdate:
 class Asked:
     """What a reply has to answer: the round, and the digest of the model that was sent in it.
 
-    model: that model, where updates have a limit of their norm. metrics: those that the strategy computes with.
+    max_norm: how far from that model an update may be; 0: anywhere. model: that model, where an answer may be read later than in
+    its round; None: it is the `like` that the answer is read with. metrics: those that the strategy computes with.
     """
 
     round: int
@@ -75,8 +76,8 @@ def read_update(reply: Message, like: Arrays, asked: Asked, node_id: int) -> Val
     for name, values in arrays.items():
         if values.dtype.kind == "f" and not is_finite(values):
             raise Refused(f"array {name} holds NaN or Inf")
-    if asked.max_norm and asked.model is not None:
-        norm = _distance(arrays, asked.model)
+    if asked.max_norm:
+        norm = _distance(arrays, like if asked.model is None else asked.model)
         if not norm <= asked.max_norm:
             raise Refused(f"its difference to the model has norm {norm:.6g}, more than max-update-norm {asked.max_norm:g}")
     return ValidUpdate({name: arrays[name] for name in like}, num_examples, metrics)
@@ -152,13 +153,14 @@ def _same_form(arrays: Arrays, like: Arrays) -> None:
 
 
 def _distance(arrays: Arrays, model: Arrays) -> float:
-    """Give the L2 norm of the difference, over all arrays of floating point, in float64."""
+    """Give the L2 norm of the difference in float64, over all arrays but single whole numbers: BatchNorm counts batches in one."""
     total = 0.0
     for name, values in arrays.items():
-        if values.dtype.kind == "f":
-            for part, of_model in in_blocks(values, model[name]):
-                difference = np.subtract(part, of_model, dtype=np.float64)
-                total += float(np.dot(difference, difference))
+        if values.ndim == 0 and values.dtype.kind in "iu":
+            continue
+        for part, of_model in in_blocks(values, model[name]):
+            difference = np.subtract(part, of_model, dtype=np.float64)
+            total += float(np.dot(difference, difference))
     return math.sqrt(total)
 
 

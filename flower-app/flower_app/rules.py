@@ -138,6 +138,10 @@ def rule_of(config: RunConfig) -> Rule:
     least = rule.least(config)
     if 0 < config.k_of_n < least:
         raise ConfigError(f"k-of-n is {config.k_of_n}, and {config.strategy} needs at least {least} updates a round")
+    if 0 < config.k_of_n < config.min_updates:
+        raise ConfigError(
+            f"k-of-n is {config.k_of_n}, and min-updates is {config.min_updates}: a round would close before it has enough"
+        )
     if config.late == "carry" and not rule.streams:
         raise ConfigError(f"late = carry discounts an update's weight, and {config.strategy} has no weights: choose late = drop")
     return rule

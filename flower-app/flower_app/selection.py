@@ -35,3 +35,10 @@ class Presence:
 def select_all(server_round: int, available: Sequence[int]) -> list[int]:
     """Ask everybody."""
     return list(available)
+
+
+def known_first(nodes: Sequence[int], known: Iterable[int], most: int) -> list[int]:
+    """Choose at most so many of them, ascending: first the ones that are known, in that order, then by node id."""
+    places = {node: place for place, node in enumerate(known)}
+    in_turn = sorted(nodes, key=lambda node: (places.get(node, len(places)), node))
+    return sorted(in_turn[:most])

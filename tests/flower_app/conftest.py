@@ -28,7 +28,7 @@ class FakeClock:
     def __init__(self) -> None:
         self.seconds = 1000.0
         self.slept: list[float] = []
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
 
     def monotonic(self) -> float:
@@ -47,7 +47,7 @@ class FakeClock:
             act()
         self.seconds = until
 
-    def after(self, seconds: float, act: Callable[[], None]) -> None:
+    def after(self, seconds: float, act: Callable[[], object]) -> None:
         self._due.append((self.seconds + seconds, next(self._order), act))
 
 

@@ -353,7 +353,7 @@ def test_many_failing_nodes_make_a_message_that_can_be_read() -> None:
         Update(3, node_id, "m", "failed", 0, cause=Cause("KeyError", "x" * 9000).at(node_id, f"site-{node_id}"))
         for node_id in range(30)
     ]
-    failed = RoundFailed(3, updates, needed=1, tries=1)
+    failed = RoundFailed(3, 0, needed=1, tries=1, troubles=updates)
     assert len(str(failed)) < 12_000
     assert str(failed).endswith("and 10 more nodes")
     assert failed.cause

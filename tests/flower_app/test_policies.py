@@ -187,6 +187,14 @@ def test_a_carried_update_of_another_model_is_refused(make_federation: MakeFeder
     assert [each[2] for each in fate(federation) if each[:2] == (1, "103")] == ["late", "refused"]
 
 
+@pytest.mark.parametrize("late", ["drop", "carry"])
+def test_updates_too_far_from_the_model_are_refused(make_federation: MakeFederation, late: str) -> None:
+    federation = make_federation(max_update_norm=0.01, late=late, round_retries=0)
+    with pytest.raises(RoundFailed, match=r"more than max-update-norm 0\.01"):
+        federation.run()
+    assert [each[2] for each in fate(federation)] == ["refused"] * 3
+
+
 def test_a_round_without_enough_updates_is_tried_again_and_then_counts_once(make_federation: MakeFederation) -> None:
     federation = make_federation(min_updates=3, num_rounds=2, round_retries=2)
     answer, failures = federation.grid.nodes[102].answer, iter([True, True])
@@ -217,6 +225,37 @@ def test_after_the_last_try_the_run_fails_with_every_cause_and_keeps_the_last_mo
     assert federation.journal("run.closed")[0]["status"] == "failed"
 
 
+def test_a_failed_round_names_the_cause_of_every_node_over_all_its_tries(make_federation: MakeFederation) -> None:
+    federation = make_federation(min_updates=2, round_retries=1, round_timeout_s=5.0, num_rounds=1)
+    silent, dies = federation.grid.nodes[101], federation.grid.nodes[102]
+    silent.answer = lambda message, context: None
+    dies.answer = lambda message, context: Message(Error(8, "died"), reply_to=message)
+    federation.clock.after(1.5, lambda: federation.grid.add(104, answer=dies.answer))
+    with pytest.raises(RoundFailed) as raised:
+        federation.run()
+    assert [each["nodes"] for each in federation.journal("round.opened")] == [["101", "102", "103"], ["102", "103", "104"]]
+    message = federation.journal("run.closed")[0]["cause"]["message"]
+    assert message == str(raised.value)
+    assert message.startswith("round 1 had 1 valid updates of at least 2 in 2 tries. ")
+    assert "node 101: RoundClosed: no answer when the round closed" in message
+    assert message.count("node 102: ") == message.count("node 104: ") == 1
+
+
+@pytest.mark.parametrize("late", ["drop", "carry"])
+def test_a_gate_that_gives_up_in_a_round_names_its_causes_too(make_federation: MakeFederation, late: str) -> None:
+    federation = make_federation(min_updates=3, round_timeout_s=5.0, min_available_timeout_s=60.0, late=late, num_rounds=1)
+    federation.grid.nodes[102].answer = lambda message, context: None
+    with pytest.raises(RoundFailed) as raised:
+        federation.run()
+    cause = federation.journal("run.closed")[0]["cause"]
+    assert (cause["type"], cause["node_id"], cause["message"]) == ("RoundClosed", "102", str(raised.value))
+    assert cause["message"] == (
+        "round 1 had 2 valid updates of at least 3. "
+        "node 102: RoundClosed: no answer when the round closed, 5 s after its message left. "
+        "Then 2 of 3 nodes free to start after 60 s"
+    )
+
+
 def test_the_gate_waits_for_k_nodes_that_are_free_and_tells_until_when(make_federation: MakeFederation) -> None:
     federation = make_federation(k_of_n=3, min_available=1, min_available_timeout_s=60.0, num_rounds=1)
     federation.grid.nodes[103].online = False
@@ -228,6 +267,46 @@ def test_the_gate_waits_for_k_nodes_that_are_free_and_tells_until_when(make_fede
     starving = make_federation("starving", k_of_n=4, min_available_timeout_s=60.0)
     with pytest.raises(TooFewNodes, match="3 of 4 nodes free to start after 60 s"):
         starving.run()
+
+
+def test_a_round_is_not_begun_with_fewer_nodes_than_it_needs_updates(make_federation: MakeFederation) -> None:
+    federation = make_federation(min_updates=3, min_available=1, num_rounds=2)
+    killed = federation.grid.nodes[103]
+    for node in federation.grid.nodes.values():
+        node.delay_s = 0.5
+    answer, deaths = killed.answer, iter([True])
+    killed.answer = lambda message, context: None if next(deaths, False) else answer(message, context)
+
+    def dies() -> None:
+        killed.online = False
+        federation.want("run", n103="its SuperNode was killed")
+
+    def is_back() -> None:
+        killed.online = True
+        federation.want("run")
+
+    federation.clock.after(0.3, dies)
+    federation.clock.after(9.0, is_back)
+    federation.run()
+    assert [each["round"] for each in federation.journal("round.opened")] == [1, 1, 2]
+    assert [(each["available"], each["wanted"]) for each in federation.journal("round.waiting")] == [(2, 3)]
+    assert federation.journal("run.closed")[0]["status"] == "completed"
+
+
+def test_the_gate_waits_for_as_many_as_the_strategy_needs(make_federation: MakeFederation) -> None:
+    federation = make_federation(strategy="krum", min_available=1, num_rounds=1)
+    federation.grid.nodes[103].online = False
+    federation.clock.after(10.0, lambda: setattr(federation.grid.nodes[103], "online", True))
+    federation.run()
+    assert [each["nodes"] for each in federation.journal("round.opened")] == [["101", "102", "103"]]
+    assert federation.journal("run.closed")[0]["status"] == "completed"
+
+
+def test_waiting_counts_what_it_waits_for(make_federation: MakeFederation) -> None:
+    federation = make_federation(k_of_n=3, min_updates=2, late="carry", round_timeout_s=2.0, num_rounds=2)
+    federation.grid.nodes[103].delay_s = 10.0  # at work on round 1 while round 2 waits
+    federation.run()
+    assert [(each["available"], each["wanted"]) for each in federation.journal("round.waiting")] == [(2, 3)]
 
 
 def test_a_run_has_so_much_time_in_all_over_its_attempts(make_federation: MakeFederation) -> None:
@@ -260,6 +339,8 @@ def test_a_strategy_that_holds_updates_is_refused_when_they_do_not_fit(make_fede
     [
         ({"strategy": "krum", "malicious_nodes": 1, "k_of_n": 4}, "k-of-n is 4, and krum needs at least 5 updates a round"),
         ({"strategy": "bulyan", "malicious_nodes": 1, "k_of_n": 6}, "k-of-n is 6, and bulyan needs at least 7"),
+        ({"min_updates": 3, "k_of_n": 2}, "k-of-n is 2, and min-updates is 3: a round would close before it has enough"),
+        ({"strategy": "krum", "min_updates": 4, "k_of_n": 3}, "k-of-n is 3, and min-updates is 4"),
         ({"strategy": "fedmedian", "late": "carry"}, "late = carry discounts an update's weight, and fedmedian has no weights"),
         ({"quick_eval_examples": 10, "workload": "toy_workload:Wide"}, "has no quick_evaluate"),
         ({"late": "keep"}, "late needs to be one of drop, carry, got 'keep'"),

@@ -118,11 +118,25 @@ def test_a_reply_comes_from_the_node_that_was_asked(read: Any) -> None:
 
 
 def test_an_update_that_goes_too_far_is_refused() -> None:
-    model: Arrays = {"a": np.zeros((2, 3), np.float32), "b": np.array(0)}
-    near = Asked(2, "abc", max_norm=6**0.5 + 1e-6, model=model)
-    assert read_update(reply(), LIKE, near, NODE).num_examples == 7
+    model: Arrays = {"a": np.zeros((2, 3), np.float32), "b": np.array(2)}  # b as BatchNorm's count of batches
+    assert read_update(reply(), LIKE, Asked(2, "abc", max_norm=6**0.5 + 1e-6, model=model), NODE).num_examples == 7
     with pytest.raises(Refused, match=r"its difference to the model has norm 2\.44949, more than max-update-norm 2\.4"):
         read_update(reply(), LIKE, Asked(2, "abc", max_norm=2.4, model=model), NODE)
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_update", "norm"),
+    [
+        (np.array([2, 250], np.uint8), np.array([250, 2], np.uint8), 248 * 2**0.5),
+        (np.array([-(2**62)]), np.array([2**62]), 2.0**63),
+        (np.array([True, False]), np.array([False, False]), 1.0),
+    ],
+)
+def test_whole_numbers_that_go_too_far_are_refused_too(of_model: Any, of_update: Any, norm: float) -> None:
+    model = {"n": of_model}
+    assert read_update(reply({"n": of_update}), model, Asked(2, "abc", norm * (1 + 1e-9)), NODE).num_examples == 7
+    with pytest.raises(Refused, match="its difference to the model has norm"):
+        read_update(reply({"n": of_update}), model, Asked(2, "abc", norm * (1 - 1e-9)), NODE)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
