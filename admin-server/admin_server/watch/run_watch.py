@@ -17,6 +17,7 @@ from admin_server.flower import Flower, FlowerRun
 from admin_server.lost_nodes import LostNodes
 from admin_server.rundir import RunDirectory
 from admin_server.wanted import Wanted
+from admin_server.watch.final_model import keep_final
 from admin_server.watch.outcome import DIED, STOP_ASKED, Outcome, cause_of, derive
 from admin_server.watch.process_end import Attempt, ProcessEnd
 from admin_server.watch.tails import JournalTail, ServerLogTail
@@ -176,6 +177,7 @@ class RunWatch:
         cause = None
         if outcome.status == "failed":
             cause = cause_of(outcome.reason, self._attempt, end, self._around.coordinator_name)
+        await keep_final(self._around.store, self.run_id, self._directory)
         moved = await self._around.store.move_run(self.run_id, outcome.status, cause)
         self.status = str(moved["status"]) if moved is not None else outcome.status
         log.info("run %s %s: %s", self.run_id, self.status, outcome.reason)
@@ -191,6 +193,8 @@ class RunWatch:
         if not _is_over(self.flower) and (found := await self._ask_flower()) is not None and not _is_over(found):
             await self._stop_run()
         await self._read()
+        if self.status in ("failed", "stopped"):  # the engine may have failed before it read its commit, a server have crashed
+            await keep_final(self._around.store, self.run_id, self._directory)
         self.over.set()
         return DONE
 
