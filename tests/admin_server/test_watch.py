@@ -218,6 +218,32 @@ async def test_a_commit_that_is_gone_costs_the_final_model_and_not_the_end(
     assert "round-1.safetensors is missing" in caplog.text
 
 
+@pytest.mark.parametrize("is_told_by", ["the server that was asked", "the next one"])
+async def test_a_stop_is_told_to_sites_and_engine_at_once(
+    boot: Boot, store: Store, run: dict[str, Any], folder: Path, is_told_by: str
+) -> None:
+    """The ClientApps are to end whatever the engine does; it is to know of the stop before they do."""
+    write_journal(folder, *RECORDS[:4])
+    app = server_app(folder)
+    if is_told_by == "the next one":
+        await store.note_attempt("77", "stop asked")
+        await store.move_run(run["id"], "stopping")
+    async with boot() as server:
+        node_id, site = await server.node()
+        if is_told_by == "the server that was asked":
+            assert (await server.admin.post(f"/runs/{run['id']}/stop")).json()["status"] == "stopping"
+
+        async def told() -> bool:
+            return bool((await site.get(f"/nodes/{node_id}/wanted")).json()["over_runs"] == ["77"])
+
+        await soon(told, run_watch.STOP_GRACE_S / 2)
+        assert json.loads((folder / "control.json").read_text())["want"] == "stop"
+        assert (await server.admin.get(f"/runs/{run['id']}")).json()["status"] == "stopping"
+        app.kill()
+        app.wait()
+        assert (await ended(server, run["id"]))["status"] == "stopped"
+
+
 async def test_pause_and_resume_are_told_to_the_engine_and_shown_when_it_says_so(
     boot: Boot, run: dict[str, Any], folder: Path
 ) -> None:

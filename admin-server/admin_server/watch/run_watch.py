@@ -88,12 +88,14 @@ class RunWatch:
 
     async def ask(self, want: Want, reason: str = STOP_ASKED) -> None:
         """Want the engine to run, pause or stop; the reason of a stop is noted before anything is done."""
-        if want == "stop":
-            await self._note(reason)
-            if (moved := await self._around.store.move_run(self.run_id, "stopping")) is not None:
-                self.status = str(moved["status"])
-            self._stop_asked_at = self._stop_asked_at or time.monotonic()
-        self._control.ask(want)
+        if want != "stop":
+            self._control.ask(want)
+            return
+        await self._note(reason)
+        if (moved := await self._around.store.move_run(self.run_id, "stopping")) is not None:
+            self.status = str(moved["status"])
+        self._stop_asked_at = self._stop_asked_at or time.monotonic()
+        self._tell_of_stop()
 
     def told(self, found: FlowerRun | None) -> FlowerRun:
         """Take the SuperLink's word; a run that it does not know, since its state was lost, has failed."""
@@ -135,12 +137,18 @@ class RunWatch:
             self.status = "running" if moved is not None else self.status
         if self._stop_asked_at is None:
             return
+        self._tell_of_stop()  # again: a server before this one may not have come to it
         now = time.monotonic()
         if now - self._stop_asked_at > STOP_GRACE_S or end is not None or not self.has_journal:
             await self._stop_run()
         waited_s = now - (self._stop_sent_at or self._stop_asked_at + STOP_GRACE_S)
         if waited_s > KILL_GRACE_S and self._attempt.kill():
             log.warning("run %s: its ServerApp did not end when asked to, and was killed", self.run_id)
+
+    def _tell_of_stop(self) -> None:
+        """Have the engine end, and its ClientApps whatever it does: in this order, so that it knows why they fail."""
+        self._control.ask("stop")
+        self._around.wanted.run_over(self.flower_run_id)
 
     async def _conclude(self, end: ProcessEnd | None) -> None:
         """Write the run's end, once somebody who is entitled to has said it."""
