@@ -24,6 +24,7 @@ from admin_server.flower import RUN_ID_KEY, Flower
 from admin_server.lost_nodes import LostNodes
 from admin_server.rundir import RunDirectory
 from admin_server.series import held, lead_to, let_all_go
+from admin_server.watch.final_model import keep_final
 from admin_server.watch.outcome import cause, cause_of
 from admin_server.watch.process_end import Attempt
 from admin_server.watch.run_watch import ENDS
@@ -95,6 +96,11 @@ class Attempts:
             raise RunChanged(f"Run {run['id']} has just changed; look at it and ask again.", run_id=run["id"])
         self.want(run["id"])
 
+    async def end(self, run: dict[str, Any], status: str, why: dict[str, Any] | None = None) -> None:
+        """End a run that waits for its next attempt; whoever hears of it finds its final model."""
+        await keep_final(self._store, run["id"], self._directory(run))
+        await self._store.move_run(run["id"], status, why)
+
     def _why_not(self, run: dict[str, Any]) -> str | None:
         if run["status"] not in ("failed", "stopped"):
             return f"it is {run['status']}"
@@ -116,7 +122,7 @@ class Attempts:
         if run["status"] in ENDS:
             return True
         if run["status"] == "stopping":
-            await self._store.move_run(run_id, "stopped")
+            await self.end(run, "stopped")
             return True
         attempts = await self._store.rows("attempt_list", {"run_id": run_id}, limit=1000)
         if attempts[-1]["status"] in OPEN:
@@ -143,7 +149,7 @@ class Attempts:
     async def _give_up(self, run: dict[str, Any], newest: dict[str, Any]) -> None:
         attempt = self._attempt(run, newest)
         told = cause_of(newest["reason"] or "", attempt, attempt.end(), self._coordinator_name)
-        await self._store.move_run(run["id"], "failed", told)
+        await self.end(run, "failed", told)
         log.error("run %s failed: %d attempts without a committed round; %s", run["id"], self._max_attempts, newest["reason"])
 
     async def _is_begun(self, run: dict[str, Any], newest: dict[str, Any], waiting: Waiting) -> bool:
@@ -165,7 +171,7 @@ class Attempts:
             if waiting.refusals < self._max_attempts:
                 log.warning("run %s: its next attempt is refused and tried again: %s", run["id"], refused.detail)
                 return False
-            await self._store.move_run(run["id"], "failed", cause("FlowerRefused", refused.detail))
+            await self.end(run, "failed", cause("FlowerRefused", refused.detail))
             return True
         log.info("run %s goes on as Flower's run %s", run["id"], flower_run_id)
         return True
@@ -191,7 +197,10 @@ class Attempts:
         return flower_run_id, series_id
 
     def _attempt(self, run: dict[str, Any], row: dict[str, Any]) -> Attempt:
-        return Attempt(RunDirectory(self._runs_dir / run["series_id"]).attempt(row["flower_run_id"]))
+        return Attempt(self._directory(run).attempt(row["flower_run_id"]))
 
     def _control(self, run: dict[str, Any]) -> ControlFile:
-        return ControlFile(RunDirectory(self._runs_dir / run["series_id"]).control)
+        return ControlFile(self._directory(run).control)
+
+    def _directory(self, run: dict[str, Any]) -> RunDirectory:
+        return RunDirectory(self._runs_dir / run["series_id"])

@@ -158,10 +158,18 @@ class Runs:
         watch = self._watches.of(run["id"])
         if watch is not None:
             await watch.ask("stop", reason)
-        elif not await self._store.move_run(run["id"], "stopped", expected=BETWEEN if run["flower_run_id"] else ["pending"]):
-            told = f"Run {run['id']} has just changed; look at it and ask again."
-            raise RunChanged(told, run_id=run["id"])
+        elif run["status"] != "stopping":
+            await self._stop_unwatched(run)
         return await self.one(run["id"])
+
+    async def _stop_unwatched(self, run: dict[str, Any]) -> None:
+        """Stop an intent at once, and a run between two attempts where its next one would begin. Raises RunChanged."""
+        is_intent = run["flower_run_id"] is None
+        status, expected = ("stopped", ["pending"]) if is_intent else ("stopping", BETWEEN)
+        if not await self._store.move_run(run["id"], status, expected=expected):
+            raise RunChanged(f"Run {run['id']} has just changed; look at it and ask again.", run_id=run["id"])
+        if not is_intent:
+            self._attempts.want(run["id"])
 
     async def ask(self, run_id: str, want: Want) -> dict[str, Any]:
         """Ask a run to hold before its next round (pause), or to go on (run). Raises RunNotFound, RunEnded, RunNotSteerable."""
@@ -214,8 +222,8 @@ class Runs:
         """End the runs that are between two attempts."""
         try:
             for run in await self.active():
-                if run["id"] not in watched:
-                    await self._store.move_run(run["id"], "stopped", expected=BETWEEN)
+                if run["id"] not in watched and run["flower_run_id"] is not None:
+                    await self._attempts.end(run, "stopped")
         except DatabaseUnavailable as away:
             log.error("runs that wait for their next attempt are not ended: %s", away)
 

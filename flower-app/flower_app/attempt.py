@@ -29,7 +29,7 @@ def conduct(
     """Run to the end and write down how it came.
 
     An error is in the journal before it is raised again for Flower to say `failed`. Where Flower itself ends the
-    process (StopRun, TERM), or its client raised the error, nothing is written: a later attempt goes on.
+    process (StopRun, TERM) and no stop is wanted, or its client raised the error, nothing is written: a later attempt goes on.
     Raises JournalBusy, JournalDamaged, and what the engine raises.
     """
     with kept_last_lines() as last_lines:

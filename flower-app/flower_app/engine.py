@@ -93,14 +93,15 @@ class RoundEngine:
 
         Raises RoundFailed, TooFewNodes, RunTimeout, UpdatesDoNotFit, ModelNotFinite, CommitDamaged, RunMismatch, and what Flower
         or the workload raises; the last committed model is kept all the same, unless another attempt goes on with the run.
+        Where Flower ends the process, one does unless a stop is wanted.
         """
         status = COMPLETED
         try:
             self._all_rounds()
         except StopAsked:
             status = STOPPED
-        except Exception as error:
-            if not is_of_the_way(error):  # else another attempt goes on, and the last round is still to come
+        except BaseException as error:
+            if self._is_the_runs_end(error):  # else another attempt goes on, and the last round is still to come
                 self._keep_final()
             raise
         self._keep_final()
@@ -228,6 +229,10 @@ class RoundEngine:
         self._record.scored(number, len(nodes), opened.gathered.count, scores)
         self._record.keep_scored(self._config, number, self._arrays)
         return scores
+
+    def _is_the_runs_end(self, error: BaseException) -> bool:
+        own = isinstance(error, Exception) and not is_of_the_way(error)
+        return own or self._control_file.read().want == "stop"
 
     def _keep_final(self) -> None:
         if self._last_round:

@@ -113,6 +113,7 @@ class OpenRound(Generic[T]):
         """Pull once over all that is open; tell whether anything came."""
         before = len(self.updates)
         for group in pulled(self._around.grid, list(self.pending), self._like):
+            self._around.control()  # a stop kills the ClientApps: it is seen before what comes of that is taken in
             while group:
                 self._answered(group.pop(0), needed)
             if self.gathered.count >= needed:

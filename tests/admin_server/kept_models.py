@@ -4,8 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
+
 from db.store import Store
-from tests.admin_server.admin_app import CLOSED, OPENED, record, update
+from tests.admin_server.admin_app import CLOSED, OPENED, RECORDS, Server, record, update
 
 SERIES, ATTEMPT = "900", "77"
 
@@ -60,6 +63,28 @@ class KeptRun:
 
     def _next(self) -> int:
         return len(self._records) + 1
+
+
+def committed(folder: Path) -> list[dict[str, Any]]:
+    """Put a commit into a run's directory, and give its journal's records so far."""
+    content = safetensors.numpy.save({"model/w": np.ones(3, np.float32), "strategy/m_t/w": np.zeros(3, np.float32)})
+    (folder / "commit").mkdir()
+    (folder / "commit" / "round-1.safetensors").write_bytes(content)
+    proof = {"file": "commit/round-1.safetensors", "sha256": sha256(content), "size_bytes": len(content)}
+    return [*RECORDS[:6], {**RECORDS[6], "commit": proof}]
+
+
+async def assert_can_be_promoted(server: Server, run_id: str) -> dict[str, Any]:
+    """See that a run has a final model, made of its commit; give its artifact's row."""
+    answer = await server.admin.post("/models", json={"run_id": run_id, "why": "it is there"})
+    assert answer.status_code == 201, answer.text
+    (row,) = await server.store.rows("artifact_list", {"run_id": run_id, "role": "final"})
+    (closed,) = await server.store.rows("round_list", {"run_id": run_id})
+    assert (row["round"], row["parents"]) == (1, [closed["commit"]["sha256"]])
+    copy = await server.admin.get("/models/latest")
+    assert [sha256(copy.content), len(copy.content)] == [row["sha256"], row["size_bytes"]]
+    assert safetensors.numpy.load(copy.content)["w"].tolist() == [1, 1, 1]
+    return row
 
 
 def sha256(content: bytes) -> str:

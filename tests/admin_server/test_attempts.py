@@ -12,6 +12,7 @@ from admin_server.settings import Settings
 
 from db.store import Store
 from tests.admin_server.admin_app import RECORDS, Server, client_of, update
+from tests.admin_server.kept_models import assert_can_be_promoted, committed
 from tests.admin_server.test_watch import ended, soon, write_exit, write_journal
 
 Boot = Callable[[], AbstractAsyncContextManager[Server]]
@@ -59,6 +60,40 @@ async def lost(server: Server, run_id: str) -> dict[str, Any]:
 
 def slug(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["type"].rpartition("#")[2]
+
+
+async def test_a_run_that_is_given_up_keeps_its_last_model(
+    settings: Settings, boot: Boot, store: Store, run: dict[str, Any], folder: Path
+) -> None:
+    settings.max_attempts = 1
+    write_journal(folder, *committed(folder))
+    write_exit(folder, None, 9)
+    (folder / "attempts" / "77").rename(folder / "attempts" / "78")
+    await store.begin_attempt(run["id"], "78", "900")  # it dies before it commits a round
+    async with boot() as server:
+        assert (await ended(server, run["id"]))["status"] == "failed"
+        await assert_can_be_promoted(server, run["id"])
+
+
+@pytest.mark.parametrize("all_of_them", [False, True], ids=["this run", "with the SuperLink"])
+async def test_a_run_that_is_stopped_between_two_attempts_keeps_its_last_model(
+    boot: Boot, run: dict[str, Any], folder: Path, all_of_them: bool
+) -> None:
+    write_journal(folder, *committed(folder))
+    write_exit(folder, None, 9)
+    async with boot() as server:
+        await lost(server, run["id"])
+
+        async def waits() -> bool:
+            return (await server.admin.post(f"/runs/{run['id']}/pause")).status_code == 202
+
+        await soon(waits)
+        if all_of_them:
+            await server.state["server"].runs.end_all("stop asked: the SuperLink is stopped")
+        else:
+            assert (await server.admin.post(f"/runs/{run['id']}/stop")).status_code == 202
+        assert (await ended(server, run["id"]))["status"] == "stopped"
+        await assert_can_be_promoted(server, run["id"])
 
 
 async def test_a_run_that_lost_its_server_app_goes_on_and_the_rows_say_why(boot: Boot, run: dict[str, Any], folder: Path) -> None:

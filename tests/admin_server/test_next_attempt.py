@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ import pytest
 from admin_server.apps import Apps
 from admin_server.attempts import Attempts
 from admin_server.background import Background
-from admin_server.errors import SuperlinkUnreachable
+from admin_server.errors import FlowerRefused, RunNotResumable, SuperlinkUnreachable
 from admin_server.feed import Feed
 from admin_server.flower import Flower, FlowerRun
 from admin_server.lost_nodes import LostNodes
@@ -22,7 +23,7 @@ from admin_server.watch.watches import Watches
 from control_plane.files import read_json, write_json
 
 from db.store import Store
-from tests.admin_server.admin_app import RECORDS
+from tests.admin_server.kept_models import committed
 from tests.admin_server.test_watch import soon, write_exit, write_journal
 
 FAB_HASH = "f" * 64
@@ -35,11 +36,14 @@ class SteeredSuperlink:
 
     known: list[FlowerRun] = field(default_factory=list)
     unanswered: int = 0
+    refuses: bool = False
     takes: Callable[[FlowerRun], None] = lambda run: None
 
     async def start_run(
         self, fab: bytes, config: Mapping[str, Any], federation: str = "", series_id: str | None = None
     ) -> tuple[str, str]:
+        if self.refuses:
+            raise FlowerRefused("The app is too large.", code=None)
         number = 78 + len([run for run in self.known if run.flower_run_id != "77"])
         run = FlowerRun(str(number), series_id or str(number + 1000), "lab/app", FAB_HASH, "running", "", "", dict(config))
         self.known.append(run)
@@ -77,7 +81,7 @@ async def run(store: Store, tmp_path: Path) -> Row:
     await store.begin_attempt(made["id"], "77", "900")
     folder = tmp_path / "runs" / "900"
     (folder / "attempts" / "77").mkdir(parents=True)
-    write_journal(folder, *RECORDS[:7])
+    write_journal(folder, *committed(folder))
     write_exit(folder, None, 9)
     return made
 
@@ -155,6 +159,21 @@ async def test_a_start_that_is_answered_too_late_does_not_take_a_run_from_its_at
     assert len(await store.rows("run_list")) == 1
 
 
+async def test_a_run_whose_next_attempt_is_refused_for_good_keeps_its_last_model(
+    store: Store, superlink: SteeredSuperlink, attempts: Attempts, run: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    superlink.refuses = True
+    monkeypatch.setattr(attempts, "_max_attempts", 1)
+    await attempts.begin()
+
+    async def failed() -> bool:
+        return [row["status"] for row in await store.rows("run_list")] == ["failed"]
+
+    await soon(failed)
+    (artifact,) = await store.rows("artifact_list", {"run_id": run["id"]})
+    assert (artifact["role"], artifact["round"]) == ("final", 1)
+
+
 async def test_what_a_killed_server_held_is_let_go(attempts: Attempts, tmp_path: Path) -> None:
     hold = tmp_path / "runs" / f".hold-{'e' * 64}"
     hold.touch()
@@ -171,14 +190,15 @@ async def test_nodes_chosen_by_hand_are_those_of_one_attempt_and_a_pause_of_befo
     folder = tmp_path / "runs" / "900"
     write_json(folder / "control.json", {"seq": 4, "want": "pause", "lost_nodes": {}})
 
-    async def is_read() -> bool:
+    async def goes_on() -> bool:
         (row,) = await store.rows("run_list")
-        return bool(row["rounds_done"] == 1)
+        with suppress(RunNotResumable):  # its last attempt is still ending
+            await attempts.by_hand(row, "same")
+            return True
+        return False
 
     await attempts.begin()
-    await soon(is_read)
-    (row,) = await store.rows("run_list")
-    await attempts.by_hand(row, "same")
+    await soon(goes_on)
     await becomes(store, run, ("77", "failed"), ("78", "running"))
     assert control(tmp_path) == {"seq": 0, "want": "run", "lost_nodes": {}, "deaths": {}, "nodes": "same"}
 

@@ -18,6 +18,8 @@ from control_plane.identity import ProcessRecord
 
 from db.store import Store
 from tests.admin_server.admin_app import CAUSE, RECORDS, Server, client_of, record, update
+from tests.admin_server.kept_models import assert_can_be_promoted, committed, sha256
+from tests.admin_server.s3_server import BUCKET, S3Server
 
 Boot = Callable[[], AbstractAsyncContextManager[Server]]
 
@@ -153,12 +155,92 @@ async def test_a_stop_kills_a_server_app_that_does_not_listen(
 ) -> None:
     monkeypatch.setattr("admin_server.watch.run_watch.STOP_GRACE_S", 0.3)
     monkeypatch.setattr("admin_server.watch.run_watch.KILL_GRACE_S", 0.3)
-    write_journal(folder, *RECORDS[:4])
+    write_journal(folder, *committed(folder))
     app = server_app(folder)
     async with boot() as server:
         await server.admin.post(f"/runs/{run['id']}/stop")
         assert json.loads((folder / "control.json").read_text())["want"] == "stop"
         assert await asyncio.to_thread(app.wait, 5) == -signal.SIGKILL
+        assert (await ended(server, run["id"]))["status"] == "stopped"
+        await assert_can_be_promoted(server, run["id"])
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed"])
+async def test_a_run_that_ended_without_its_final_model_gets_it_from_the_next_server(
+    boot: Boot, store: Store, run: dict[str, Any], folder: Path, status: str
+) -> None:
+    write_journal(folder, *committed(folder))
+    write_exit(folder, None, 9)
+    await store.move_run(run["id"], status)
+    async with boot() as server:
+
+        async def kept() -> bool:
+            return bool(await server.store.rows("artifact_list", {"run_id": run["id"]}))
+
+        await soon(kept)
+        await assert_can_be_promoted(server, run["id"])
+        lines = (folder / "journal.jsonl").read_bytes()
+    async with boot() as server:
+        await asyncio.sleep(0.5)
+        assert (folder / "journal.jsonl").read_bytes() == lines
+        assert (await server.admin.get(f"/runs/{run['id']}")).json()["status"] == status
+
+
+async def test_a_final_model_that_the_server_made_is_copied_to_the_bucket(
+    boot: Boot, settings: Settings, store: Store, run: dict[str, Any], folder: Path, s3: S3Server
+) -> None:
+    settings.artifacts_url, settings.s3_endpoint_url = f"s3://{BUCKET}/federation", s3.url
+    write_journal(folder, *committed(folder))
+    write_exit(folder, None, 9)
+    await store.move_run(run["id"], "stopped")
+    async with boot():
+
+        async def copied() -> bool:
+            return [row["to_do"] for row in await store.rows("artifact_list", {"run_id": run["id"]})] == [None]
+
+        await soon(copied)
+        (row,) = await store.rows("artifact_list", {"run_id": run["id"]})
+        assert row["stored_uri"] == f"s3://{BUCKET}/federation/runs/{run['id']}/models/final.safetensors"
+        (key,) = s3.objects()
+        assert sha256(s3.file(key).read_bytes()) == row["sha256"]
+
+
+async def test_a_commit_that_is_gone_costs_the_final_model_and_not_the_end(
+    boot: Boot, run: dict[str, Any], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_journal(folder, *RECORDS[:7])
+    write_exit(folder, 0, None)
+    async with boot() as server:
+        await server.admin.post(f"/runs/{run['id']}/stop")
+        assert (await ended(server, run["id"]))["status"] == "stopped"
+        answer = await server.admin.post("/models", json={"run_id": run["id"], "why": "none"})
+        assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (404, "artifact-not-found")
+    assert "round-1.safetensors is missing" in caplog.text
+
+
+@pytest.mark.parametrize("is_told_by", ["the server that was asked", "the next one"])
+async def test_a_stop_is_told_to_sites_and_engine_at_once(
+    boot: Boot, store: Store, run: dict[str, Any], folder: Path, is_told_by: str
+) -> None:
+    """The ClientApps are to end whatever the engine does; it is to know of the stop before they do."""
+    write_journal(folder, *RECORDS[:4])
+    app = server_app(folder)
+    if is_told_by == "the next one":
+        await store.note_attempt("77", "stop asked")
+        await store.move_run(run["id"], "stopping")
+    async with boot() as server:
+        node_id, site = await server.node()
+        if is_told_by == "the server that was asked":
+            assert (await server.admin.post(f"/runs/{run['id']}/stop")).json()["status"] == "stopping"
+
+        async def told() -> bool:
+            return bool((await site.get(f"/nodes/{node_id}/wanted")).json()["over_runs"] == ["77"])
+
+        await soon(told, run_watch.STOP_GRACE_S / 2)
+        assert json.loads((folder / "control.json").read_text())["want"] == "stop"
+        assert (await server.admin.get(f"/runs/{run['id']}")).json()["status"] == "stopping"
+        app.kill()
+        app.wait()
         assert (await ended(server, run["id"]))["status"] == "stopped"
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from flower_app.control import Control, ControlFile, Death
+from flwr.app import Message
 
 if TYPE_CHECKING:
     from tests.flower_app.conftest import Federation, MakeFederation
@@ -21,6 +23,28 @@ def test_stop_ends_the_run_within_a_poll_and_the_last_model_stays(federation: Fe
     assert (artifact["kind"], artifact["role"], artifact["round"]) == ("artifact", "final", 1)
     assert closed["at"] <= "2026-01-01T00:16:41.750Z"  # 0.25 s later
     assert len(federation.journal("round.closed")) == 1
+
+
+def test_what_a_stop_makes_of_the_replies_is_no_failed_round(
+    make_federation: MakeFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop has the ClientApps killed at once; the engine may have looked at control.json just before it."""
+    federation = make_federation(round_retries=0)
+    pull = federation.grid.pull_messages
+
+    def pulled(message_ids: Iterable[str]) -> Iterable[Message]:
+        if len(federation.journal("round.closed")) == 1:
+            federation.want("stop")
+            for message_id in message_ids:
+                federation.grid.lose(message_id)
+        return pull(message_ids)
+
+    monkeypatch.setattr(federation.grid, "pull_messages", pulled)
+    federation.run()
+    *_, artifact, closed = federation.journal()
+    assert (closed["status"], closed["last_round"], closed["cause"]) == ("stopped", 1, None)
+    assert (artifact["kind"], artifact["role"], artifact["round"]) == ("artifact", "final", 1)
+    assert {update["round"] for update in federation.journal("update")} == {1}
 
 
 def test_a_stopped_run_lingers_a_moment_so_that_flower_can_say_stopped_too(federation: Federation) -> None:

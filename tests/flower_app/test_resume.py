@@ -12,6 +12,7 @@ import pytest
 from flower_app.commit import CommitDamaged
 from flower_app.journal import Journal, JournalBusy
 from flower_app.record import RunMismatch
+from flwr.supercore.run import RunNotRunningException
 from safetensors.numpy import load_file
 
 if TYPE_CHECKING:
@@ -177,16 +178,22 @@ def test_an_end_by_flower_writes_no_end_line_and_the_next_attempt_goes_on(federa
     with pytest.raises(SystemExit):
         federation.run(attempt=1)
     assert not federation.journal("run.closed")
+    assert "final" not in [each["role"] for each in federation.journal("artifact")]
     federation.run(attempt=2)
     assert [record["round"] for record in federation.journal("round.closed")] == [1, 2, 3]
 
 
-def test_an_end_by_flower_after_a_wanted_stop_is_a_stop(federation: Federation) -> None:
+@pytest.mark.parametrize("error", [SystemExit, RunNotRunningException])
+def test_an_end_by_flower_after_a_wanted_stop_is_a_stop_and_the_last_model_stays(
+    federation: Federation, error: type[BaseException]
+) -> None:
     def ended() -> None:
         federation.want("stop")
-        raise SystemExit(0)
+        raise error
 
     federation.clock.after(1.5, ended)
-    with pytest.raises(SystemExit):
+    with pytest.raises(error):
         federation.run(attempt=1)
-    assert federation.journal()[-1]["status"] == "stopped"
+    *_, artifact, closed = federation.journal()
+    assert (closed["kind"], closed["status"]) == ("run.closed", "stopped")
+    assert (artifact["kind"], artifact["role"], artifact["round"]) == ("artifact", "final", 1)

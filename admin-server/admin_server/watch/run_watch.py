@@ -17,6 +17,7 @@ from admin_server.flower import Flower, FlowerRun
 from admin_server.lost_nodes import LostNodes
 from admin_server.rundir import RunDirectory
 from admin_server.wanted import Wanted
+from admin_server.watch.final_model import keep_final
 from admin_server.watch.outcome import DIED, STOP_ASKED, Outcome, cause_of, derive
 from admin_server.watch.process_end import Attempt, ProcessEnd
 from admin_server.watch.tails import JournalTail, ServerLogTail
@@ -88,12 +89,14 @@ class RunWatch:
 
     async def ask(self, want: Want, reason: str = STOP_ASKED) -> None:
         """Want the engine to run, pause or stop; the reason of a stop is noted before anything is done."""
-        if want == "stop":
-            await self._note(reason)
-            if (moved := await self._around.store.move_run(self.run_id, "stopping")) is not None:
-                self.status = str(moved["status"])
-            self._stop_asked_at = self._stop_asked_at or time.monotonic()
-        self._control.ask(want)
+        if want != "stop":
+            self._control.ask(want)
+            return
+        await self._note(reason)
+        if (moved := await self._around.store.move_run(self.run_id, "stopping")) is not None:
+            self.status = str(moved["status"])
+        self._stop_asked_at = self._stop_asked_at or time.monotonic()
+        self._tell_of_stop()
 
     def told(self, found: FlowerRun | None) -> FlowerRun:
         """Take the SuperLink's word; a run that it does not know, since its state was lost, has failed."""
@@ -146,12 +149,18 @@ class RunWatch:
             self.status = "running" if moved is not None else self.status
         if self._stop_asked_at is None:
             return
+        self._tell_of_stop()  # again: a server before this one may not have come to it
         now = time.monotonic()
         if now - self._stop_asked_at > STOP_GRACE_S or end is not None or not self.has_journal:
             await self._stop_run()
         waited_s = now - (self._stop_sent_at or self._stop_asked_at + STOP_GRACE_S)
         if waited_s > KILL_GRACE_S and self._attempt.kill():
             log.warning("run %s: its ServerApp did not end when asked to, and was killed", self.run_id)
+
+    def _tell_of_stop(self) -> None:
+        """Have the engine end, and its ClientApps whatever it does: in this order, so that it knows why they fail."""
+        self._control.ask("stop")
+        self._around.wanted.run_over(self.flower_run_id)
 
     async def _conclude(self, end: ProcessEnd | None) -> None:
         """Write the run's end, once somebody who is entitled to has said it."""
@@ -188,6 +197,7 @@ class RunWatch:
         cause = None
         if outcome.status == "failed":
             cause = cause_of(outcome.reason, self._attempt, end, self._around.coordinator_name)
+        await keep_final(self._around.store, self.run_id, self._directory)
         moved = await self._around.store.move_run(self.run_id, outcome.status, cause)
         self.status = str(moved["status"]) if moved is not None else outcome.status
         log.info("run %s %s: %s", self.run_id, self.status, outcome.reason)
@@ -203,6 +213,8 @@ class RunWatch:
         if not _is_over(self.flower) and (found := await self._ask_flower()) is not None and not _is_over(found):
             await self._stop_run()
         await self._read()
+        if self.status in ("failed", "stopped"):  # the engine may have failed before it read its commit, a server have crashed
+            await keep_final(self._around.store, self.run_id, self._directory)
         self.over.set()
         return DONE
 

@@ -34,7 +34,7 @@ class Trouble:
         print(f"training on {env.node_name}", flush=True)
         site = self._config.values["trouble-site"]
         if site in ("", env.node_name):
-            _misbehave(str(self._config.values["trouble"]))
+            _misbehave(str(self._config.values["trouble"]), env.round)
         time.sleep(float(self._config.values["train-s"]))
         noise = np.random.default_rng(env.seed).normal(size=self._weights).astype(np.float32)
         return TrainResult({"w": 0.5 * arrays["w"] + 0.1 * noise}, 10 + env.partition_id, {"loss": float(abs(noise).mean())})
@@ -59,7 +59,7 @@ def is_the_time_for(trouble: str, asked: object) -> bool:
     return is_first
 
 
-def _misbehave(how: str) -> None:
+def _misbehave(how: str, number: int) -> None:
     match how:
         case "raise":
             raise KeyError("no such column: age")
@@ -79,6 +79,8 @@ def _misbehave(how: str) -> None:
             while True:
                 pass
         case "sleep":
+            time.sleep(600)
+        case "sleep-later" if number > 1:
             time.sleep(600)
         case "slow":
             time.sleep(4)
