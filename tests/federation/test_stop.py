@@ -71,3 +71,5 @@ def test_a_stopped_run_keeps_its_last_line(stack: Stack) -> None:
         "seq": 0, "at": "", "attempt": "", "kind": "run.closed", "status": "stopped", "last_round": 0, "cause": None,
         "ended_early": None,
     }  # fmt: skip
+    names = [event["name"] for event in stack.admin.items(f"/runs/{run_id}/events")]
+    assert names.count("fl.federation.stopped") == 1
