@@ -153,7 +153,7 @@ def _same_form(arrays: Arrays, like: Arrays) -> None:
 
 
 def _distance(arrays: Arrays, model: Arrays) -> float:
-    """Give the L2 norm of the difference in float64, over all arrays but single whole numbers: BatchNorm counts batches in one."""
+    """Give the L2 norm of the difference in float64, over all arrays but single whole numbers: BatchNorm counts in one."""
     total = 0.0
     for name, values in arrays.items():
         if values.ndim == 0 and values.dtype.kind in "iu":

@@ -362,7 +362,7 @@ async def test_what_died_before_a_run_began_is_told_before_its_first_round(
         raise SuperlinkNotRunning()
 
     async def writes(fab_hash: str) -> bool:
-        return fab_hash == run["fab_hash"]
+        return bool(fab_hash == run["fab_hash"])
 
     around = Surroundings(store, folder.parent, no_flower, lost_nodes, Wanted(Feed()), "Coordinator", writes)
     await RunWatch({**run, "series_id": "900"}, "77", None, around).step()
