@@ -137,6 +137,21 @@ class Server:
             if after is None:
                 return found
 
+    def follow(self, path: str, last_event_id: str) -> Iterator[tuple[str, Json]]:
+        """Give the events of a stream, each with its id, until the stream ends or breaks off."""
+        headers = {"Authorization": f"Bearer {self.token}", "Last-Event-ID": last_event_id}
+        url = f"http://127.0.0.1:{self.port}{path}?follow=true"
+        said: dict[str, str] = {}
+        with contextlib.suppress(httpx.TransportError), httpx.stream("GET", url, headers=headers, timeout=40) as answer:
+            assert answer.status_code == 200, answer.read()
+            for line in answer.iter_lines():
+                if line and not line.startswith(":"):
+                    name, _, value = line.partition(": ")
+                    said[name] = value
+                elif said.get("id"):
+                    yield said["id"], json.loads(said["data"])
+                    said.clear()
+
     def kill(self) -> None:
         """SIGKILL the server alone; what it supervises stays."""
         assert self.process is not None
