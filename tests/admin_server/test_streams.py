@@ -3,14 +3,18 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
+import pytest
 from admin_server.api.paging import follow
 from admin_server.feed import Feed
 from control_plane.sse import Event
+from httpx import AsyncClient, Response
 
 from db.store import Store
 from tests.admin_server.admin_app import RECORDS, Server, started_run
+from tests.admin_server.test_outage import listening
 
 
 async def ended_run(server: Server) -> str:
@@ -81,6 +85,27 @@ async def test_the_events_of_a_run_stream_in_order(server: Server) -> None:
     assert names[-1] == "fl.federation.completed"
     listed = (await server.admin.get(f"/runs/{run_id}/events", params={"limit": 1000})).json()["items"]
     assert names == [event["name"] for event in listed]
+
+
+@pytest.mark.parametrize("path", ["/runs/{run}/events", "/events"])
+async def test_events_go_on_after_whichever_was_the_last(server: Server, path: str) -> None:
+    path = path.format(run=await ended_run(server))
+    keys = [event["key"] for event in (await server.admin.get(path, params={"limit": 1000})).json()["items"]]
+    async with listening(server, []) as address, AsyncClient(base_url=address, headers=server.admin.headers) as client:
+        for number, last in enumerate([0, *keys[:-1]]):
+            follow = client.stream("GET", path, params={"follow": "true"}, headers={"Last-Event-ID": str(last)})
+            assert await ids_of(follow, len(keys) - number) == keys[number:]
+
+
+async def ids_of(follow: AbstractAsyncContextManager[Response], count: int) -> list[int]:
+    """Read so many ids of a stream that may go on for ever, and leave it."""
+    ids: list[int] = []
+    async with follow as answer, asyncio.timeout(20):
+        async for line in answer.aiter_lines():
+            ids += [int(line[4:])] if line.startswith("id: ") else []
+            if len(ids) == count:
+                break
+    return ids
 
 
 async def test_filters_of_a_list_are_those_of_its_stream(server: Server) -> None:

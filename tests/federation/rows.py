@@ -42,6 +42,11 @@ def assert_rows_equal_journal(stack: Stack, run_id: str) -> None:
     artifacts = {a["uri"]: a["sha256"] for a in stack.admin.items(f"/runs/{run_id}/artifacts")}
     assert artifacts == {a["path"]: a["sha256"] for a in journal if a["kind"] == "artifact"}, "of each path the newest"
 
+    metrics = stack.admin.items(f"/runs/{run_id}/metrics")
+    values = {(m["round"], m["scope"], m["flower_node_id"], m["name"]): m["value"] for m in metrics}
+    assert (len(metrics), values) == (len(values), numbers_of(journal))
+    assert_told_once(journal, stack.admin.items(f"/runs/{run_id}/events"), stack.run(run_id))
+
 
 def said_last(journal: list[Json]) -> dict[tuple[int, str], Json | None]:
     """Give what became of each node in each round, by round and node; None if its round began anew without it."""
@@ -55,6 +60,47 @@ def said_last(journal: list[Json]) -> dict[tuple[int, str], Json | None]:
         elif line["kind"] == "update":
             last[line["round"], line["node_id"]] = line
     return last
+
+
+def numbers_of(journal: list[Json]) -> dict[tuple[int, str, str | None, str], float]:
+    """Give the numbers of each round, by round, scope, node and name; a round that begins anew has none of its earlier tries."""
+    numbers: dict[tuple[int, str, str | None, str], float] = {}
+    guests: dict[int, list[tuple[int, str, str | None, str]]] = {}
+    for line in journal:
+        number: int = line.get("round", 0)
+        if line["kind"] == "round.opened":
+            undone = [key for key in numbers if key[0] == number] + guests.pop(number, [])
+            numbers = {key: value for key, value in numbers.items() if key not in undone}
+        elif line["kind"] == "update":
+            said = {(number, "node", line["node_id"], name): value for name, value in line["metrics"].items()}
+            numbers |= said
+            if line["counted_in_round"] not in (None, number):
+                guests.setdefault(line["counted_in_round"], []).extend(said)
+        elif line["kind"] in ("round.closed", "round.scored"):
+            numbers |= {(number, "clients", None, name): value for name, value in line["metrics"].items()}
+            numbers |= {(number, "server", None, name): value for name, value in line.get("server_metrics", {}).items()}
+    return numbers
+
+
+def assert_told_once(journal: list[Json], events: list[Json], run: Json) -> None:
+    """Each line's events are there once, in the journal's order; each attempt began once, and the run's end is told once."""
+    names = {"round.opened": ("round.started",), "round.closed": ("aggregate.completed", "round.completed")}
+    names |= {"run.paused": ("federation.paused",), "run.resumed": ("federation.resumed",)}
+    told = [(event["journal_seq"], event["name"]) for event in events if event["journal_seq"] and not is_of_attempt(event)]
+    said: list[tuple[int, str]] = []
+    for line in journal:
+        warned = ("client.warned",) if line["kind"] == "update" and line["status"] != "counted" else ()
+        said += [(line["seq"], f"fl.{name}") for name in names.get(line["kind"], warned)]
+    assert told == said
+    of_attempts = Counter((event["name"], event["data"]["attempt"]) for event in events if is_of_attempt(event))
+    began = [("fl.federation.started", line["attempt"]) for line in journal if line["kind"] == "run.opened"]
+    assert set(of_attempts.values()) <= {1}
+    assert {*began, (f"fl.federation.{run['status']}", run["flower_run_id"])} <= of_attempts.keys()
+
+
+def is_of_attempt(event: Json) -> bool:
+    """Is it one that both the server and the journal may tell of, whoever is first?"""
+    return event["name"] in [f"fl.federation.{name}" for name in ("started", "completed", "failed", "stopped")]
 
 
 def assert_counted_once(journal: list[Json]) -> None:

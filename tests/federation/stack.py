@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -137,6 +138,21 @@ class Server:
             if after is None:
                 return found
 
+    def follow(self, path: str, last_event_id: str) -> Iterator[tuple[str, Json]]:
+        """Give the events of a stream, each with its id, until the stream ends or breaks off."""
+        headers = {"Authorization": f"Bearer {self.token}", "Last-Event-ID": last_event_id}
+        url = f"http://127.0.0.1:{self.port}{path}?follow=true"
+        said: dict[str, str] = {}
+        with contextlib.suppress(httpx.TransportError), httpx.stream("GET", url, headers=headers, timeout=40) as answer:
+            assert answer.status_code == 200, answer.read()
+            for line in answer.iter_lines():
+                if line and not line.startswith(":"):
+                    name, _, value = line.partition(": ")
+                    said[name] = value
+                elif said.get("id"):
+                    yield said["id"], json.loads(said["data"])
+                    said.clear()
+
     def kill(self) -> None:
         """SIGKILL the server alone; what it supervises stays."""
         assert self.process is not None
@@ -170,11 +186,12 @@ class Stack:
             home / "admin-server.out",
             home / "admin.token",
         )
-        self.sites = [self._site(i, {**common, "FORWARD_LOGS": "all", **(site_env or {})}) for i in range(sites)]
+        self._site_env = {**common, "FORWARD_LOGS": "all", **(site_env or {})}
+        self.sites = [self._site(i) for i in range(sites)]
 
-    def _site(self, index: int, env: dict[str, str]) -> Server:
+    def _site(self, index: int) -> Server:
         port, name = free_port(), f"site-{index}"
-        env = {**env, "CLIENT_PORT": str(port), "PARTICIPANT_NODE_ID": name, "PARTICIPANT_NODE_NAME": name}
+        env = {**self._site_env, "CLIENT_PORT": str(port), "PARTICIPANT_NODE_ID": name, "PARTICIPANT_NODE_NAME": name}
         token = self.home / "sites" / name / "site.token"
         return Server("client_server", port, env, self.home / f"{name}.out", token)
 
@@ -231,6 +248,27 @@ class Stack:
 
     def start_node(self, index: int) -> None:
         self.sites[index].post("/supernode/start", {"partition_id": index, "num_partitions": len(self.sites)})
+
+    @contextlib.contextmanager
+    def another_site(self) -> Iterator[str]:
+        """Have a site more, that was never there before; gives its Flower node id, and removes it in the end."""
+        index = len(self.sites)
+        self.sites.append(self._site(index))
+        try:
+            self.sites[index].start()
+            self.enrol(index)
+            self.start_node(index)
+            node = wait_for("the new node online", lambda: self._online(f"site-{index}"), 60)
+            yield node["flower_node_id"]
+        finally:
+            self.sites.pop().stop()
+            if enrolled := self.nodes().get(f"site-{index}"):
+                self.admin.request("DELETE", f"/nodes/{enrolled['id']}")
+            shutil.rmtree(self.site_folder(index))
+
+    def _online(self, name: str) -> Json | None:
+        node = self.nodes().get(name)
+        return node if node and node["status"] == "online" else None
 
     def nodes(self) -> dict[str, Json]:
         return {n["external_id"]: n for n in self.admin.items("/nodes") if n["role"] == "participant"}

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.federation.rows import assert_log_equals_file, assert_rows_equal_journal
-from tests.federation.stack import MAX_ATTEMPTS, Json, Stack, is_alive, kill_recorded, process_record, wait_for
+from tests.federation.stack import MAX_ATTEMPTS, Json, Server, Stack, is_alive, kill_recorded, process_record, wait_for
 from tests.federation.undisturbed import assert_same_training
 
 ROUNDS = 4
@@ -54,14 +54,45 @@ def server_app_of(stack: Stack, run_id: str) -> Path:
     return folder
 
 
+class Subscriber:
+    """One who follows the events of a list, and comes back with the id of the last one."""
+
+    def __init__(self, server: Server, path: str) -> None:
+        self._server, self._path = server, path
+        self.ids = ["0"]
+        self._events = server.follow(path, self.ids[-1])
+
+    def read_until(self, run_id: str, name: str) -> None:
+        for key, event in self._events:
+            self.ids.append(key)
+            if (event["run_id"], event["name"]) == (run_id, name):
+                return
+        raise AssertionError(f"{self._path} ended before {name}")
+
+    def come_back(self) -> None:
+        self.ids += [key for key, _ in self._events]  # what was on its way when the stream broke off
+        self._events = self._server.follow(self._path, self.ids[-1])
+
+    def missed_nothing(self) -> bool:
+        listed = [str(event["key"]) for event in self._server.items(self._path)]
+        return self.ids[1:] == listed[: len(self.ids) - 1]
+
+
 def test_a_killed_admin_server_finds_everything_again(stack: Stack, running: str, undisturbed: str) -> None:
     superlink = process_record(stack.home / "superlink")
+    subscribers = [Subscriber(stack.admin, path) for path in (f"/runs/{running}/events", "/events")]
+    for subscriber in subscribers:
+        subscriber.read_until(running, "fl.round.completed")
     stack.admin.kill()
     committed = (stack.home / "runs").glob("*/journal.jsonl")
     sizes = {path: path.stat().st_size for path in committed}
     wait_for("training to go on without the admin server", lambda: any(p.stat().st_size > s for p, s in sizes.items()), 30)
     stack.admin.start()
     assert process_record(stack.home / "superlink") == superlink
+    for subscriber in subscribers:
+        subscriber.come_back()
+        subscriber.read_until(running, "fl.federation.completed")
+        assert subscriber.missed_nothing()
     assert_as_if_nothing_had_happened(stack, running, undisturbed)
 
 
