@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 WANTS = ("run", "pause", "stop")
@@ -15,9 +16,9 @@ class StopAsked(Exception):
 
 @dataclass(frozen=True)
 class Death:
-    """A node's last death; at: a stamp that no other death of it has."""
+    """A node's last death; at: when the admin server heard of it, by the clock of this machine."""
 
-    at: str
+    at: datetime
     reason: str
 
 
@@ -33,10 +34,10 @@ class Control:
     deaths: Mapping[int, Death] = field(default_factory=dict)
     nodes: str | None = None
 
-    def why_lost(self, node_id: int, before: Death | None) -> str | None:
-        """Say why what a node was sent will not be answered; before: its last death as it was known when the message left."""
+    def why_lost(self, node_id: int, left_at: datetime) -> str | None:
+        """Say why what a node was sent at left_at will not be answered."""
         death = self.deaths.get(node_id)
-        return self.lost_nodes.get(node_id) or (death.reason if death and death != before else None)
+        return self.lost_nodes.get(node_id) or (death.reason if death and death.at > left_at else None)
 
 
 class ControlFile:
@@ -75,5 +76,12 @@ def _parsed(data: bytes) -> Control:
     if nodes not in NODES:
         raise ValueError(f"nodes is {nodes!r}, not same or any")
     lost = {int(node): str(reason) for node, reason in parts.get("lost_nodes", {}).items()}
-    deaths = {int(node): Death(str(death["at"]), str(death["reason"])) for node, death in parts.get("deaths", {}).items()}
+    deaths = {int(node): Death(_moment(death["at"]), str(death["reason"])) for node, death in parts.get("deaths", {}).items()}
     return Control(want, lost, deaths, nodes)
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} is in no time zone")
+    return moment

@@ -53,7 +53,7 @@ class LateMessages:
     def forget(self, control: Control) -> None:
         """A node that died owes nothing, be it back or not: whatever it worked on is gone."""
         self._owed = {
-            message_id: sent for message_id, sent in self._owed.items() if not control.why_lost(sent.node_id, sent.last_death)
+            message_id: sent for message_id, sent in self._owed.items() if not control.why_lost(sent.node_id, sent.left_at)
         }
 
     def take_in(self, like: Arrays) -> None:

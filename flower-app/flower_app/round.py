@@ -71,7 +71,7 @@ class OpenRound(Generic[T]):
         """Let the messages leave; a node that the SuperLink does not know any more is lost at once."""
         if not messages:
             return
-        deaths = self._around.control().deaths
+        left_at = self._around.clock.now()
         sizes = [size_bytes(message.content) for message in messages]
         ids = list(self._around.grid.push_messages(messages))
         if len(ids) != len(messages):
@@ -80,7 +80,7 @@ class OpenRound(Generic[T]):
         for message, size, message_id in zip(messages, sizes, ids, strict=True):
             node_id = message.metadata.dst_node_id
             name = self._around.name_of(node_id)
-            sent = Sent(message_id, node_id, name, self._kind, size, at, self._asked, deaths.get(node_id))
+            sent = Sent(message_id, node_id, name, self._kind, size, at, left_at, self._asked)
             if message_id:
                 self.pending[message_id] = sent
             else:
@@ -153,7 +153,7 @@ class OpenRound(Generic[T]):
 
     def _lose(self, control: Control) -> None:
         for message_id, sent in list(self.pending.items()):
-            if why := control.why_lost(sent.node_id, sent.last_death):
+            if why := control.why_lost(sent.node_id, sent.left_at):
                 del self.pending[message_id]
                 self._settle(sent, LOST, cause=Cause("NodeLost", why))
 

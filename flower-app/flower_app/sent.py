@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from flower_app.causes import Cause
-from flower_app.control import Death
 from flower_app.replies import Asked, Refused, facts_of, payload_bytes
 from flower_app.updates import REFUSED, Update
 from flower_app.workloads.interface import Arrays, Metrics
@@ -18,7 +18,10 @@ PULL_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Sent:
-    """A message that a node owes an answer to. at: monotonic seconds; node_name, last_death: as known when it left."""
+    """A message that a node owes an answer to.
+
+    left_at: when the SuperLink was given it; at: monotonic seconds when it had it; node_name: as known then.
+    """
 
     message_id: str
     node_id: int
@@ -26,8 +29,8 @@ class Sent:
     kind: str
     bytes_down: int
     at: float
+    left_at: datetime
     asked: Asked
-    last_death: Death | None = None
 
 
 def settled(

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from admin_server.apps import Apps
 from admin_server.attempts import Attempts
-from admin_server.background import Background
+from admin_server.background import DONE, Background, Step
 from admin_server.errors import FlowerRefused, RunNotResumable, SuperlinkUnreachable
 from admin_server.feed import Feed
 from admin_server.flower import Flower, FlowerRun
@@ -36,13 +36,14 @@ class SteeredSuperlink:
 
     known: list[FlowerRun] = field(default_factory=list)
     unanswered: int = 0
-    refuses: bool = False
+    refuses: int = 0
     takes: Callable[[FlowerRun], None] = lambda run: None
 
     async def start_run(
         self, fab: bytes, config: Mapping[str, Any], federation: str = "", series_id: str | None = None
     ) -> tuple[str, str]:
         if self.refuses:
+            self.refuses -= 1
             raise FlowerRefused("The app is too large.", code=None)
         number = 78 + len([run for run in self.known if run.flower_run_id != "77"])
         run = FlowerRun(str(number), series_id or str(number + 1000), "lab/app", FAB_HASH, "running", "", "", dict(config))
@@ -88,18 +89,31 @@ async def run(store: Store, tmp_path: Path) -> Row:
 
 @pytest.fixture
 async def attempts(store: Store, superlink: SteeredSuperlink, run: Row, tmp_path: Path) -> AsyncIterator[Attempts]:
-    runs_dir, background = tmp_path / "runs", Background()
-    apps = Apps(tmp_path / "apps-dir", tmp_path / "apps")
-    (tmp_path / "apps" / f"{FAB_HASH}.fab").write_bytes(b"a FAB")
+    background = Background()
+    yield attempts_of(run, store, superlink, tmp_path, background)
+    await background.end()
+
+
+def attempts_of(
+    run: Row,
+    store: Store,
+    superlink: SteeredSuperlink,
+    folder: Path,
+    background: Background,
+    watching: type[Watches] = Watches,
+    max_attempts: int = 5,
+) -> Attempts:
+    runs_dir = folder / "runs"
+    apps = Apps(folder / "apps-dir", folder / "apps")
+    (folder / "apps" / f"{FAB_HASH}.fab").write_bytes(b"a FAB")
     lost_nodes = LostNodes()
 
     def flower() -> Flower:
         return cast(Flower, superlink)
 
     around = Surroundings(store, runs_dir, flower, lost_nodes, Wanted(Feed()), "Coordinator", apps.writes_journal)
-    watches = Watches(around, run["project_id"], background)
-    yield Attempts(store, apps, flower, watches, lost_nodes, runs_dir, "Coordinator", 5, background)
-    await background.end()
+    watches = watching(around, run["project_id"], background)
+    return Attempts(store, apps, flower, watches, lost_nodes, runs_dir, "Coordinator", max_attempts, background)
 
 
 async def shown(store: Store, run: Row) -> list[tuple[str, str]]:
@@ -162,7 +176,7 @@ async def test_a_start_that_is_answered_too_late_does_not_take_a_run_from_its_at
 async def test_a_run_whose_next_attempt_is_refused_for_good_keeps_its_last_model(
     store: Store, superlink: SteeredSuperlink, attempts: Attempts, run: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    superlink.refuses = True
+    superlink.refuses = 1000
     monkeypatch.setattr(attempts, "_max_attempts", 1)
     await attempts.begin()
 
@@ -206,3 +220,60 @@ async def test_nodes_chosen_by_hand_are_those_of_one_attempt_and_a_pause_of_befo
     write_json(folder / "attempts" / "78" / "exit.json", read_json(folder / "attempts" / "77" / "exit.json"))
     await becomes(store, run, ("77", "failed"), ("78", "lost"), ("79", "starting"))
     assert control(tmp_path) == {"seq": 0, "want": "run", "lost_nodes": {}, "deaths": {}}
+
+
+class Steps(Background):
+    """A clock and a background that go on by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seconds = 1000.0
+        self._step: Step | None = None
+
+    def monotonic(self) -> float:
+        return self._seconds
+
+    def repeat(self, name: str, step: Step, every_s: float) -> None:
+        self._step = step
+
+    async def to_the_end(self) -> float:
+        """Step once a second until there is no more to do; give how long that was."""
+        assert self._step is not None
+        began = self._seconds
+        while await self._step() is not DONE:
+            self._seconds += 1.0
+        return self._seconds - began
+
+
+class Unwatched(Watches):
+    """Attempts begin, and nobody looks at them."""
+
+    async def look_for_next(self, run: Row) -> bool:
+        return False
+
+    async def begin_attempt(self, run: Row, flower_run_id: str, series_id: str) -> None:
+        await self._around.store.begin_attempt(run["id"], flower_run_id, series_id)
+
+
+async def test_attempts_wait_longer_and_longer_until_one_commits_a_round(
+    store: Store, superlink: SteeredSuperlink, run: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps()
+    monkeypatch.setattr("admin_server.attempts.time", steps)
+    attempts = attempts_of(run, store, superlink, tmp_path, steps, Unwatched, max_attempts=20)
+
+    async def waits_s(count: int) -> list[float]:
+        """Lose so many attempts, one after the other; give how long each next one waited."""
+        found: list[float] = []
+        for _ in range(count):
+            await store.lose_attempt((await shown(store, run))[-1][0], "killed")
+            attempts.want(run["id"])
+            found.append(await steps.to_the_end())
+        return found
+
+    await store.apply_journal(run["id"], RECORDS[:7], 900)
+    assert await waits_s(8) == [0, 0, 1, 2, 4, 8, 16, 30]
+    second = [{**each, "seq": seq, "attempt": "85", "round": 2} for seq, each in enumerate((RECORDS[3], RECORDS[6]), 8)]
+    await store.apply_journal(run["id"], second, 990)
+    superlink.refuses = 4
+    assert await waits_s(3) == [0 + 1 + 2 + 4 + 8, 0, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,7 +122,8 @@ def test_a_node_known_dead_is_lost_in_the_round_and_not_asked_again_until_it_is_
 
 def test_a_node_that_died_and_came_back_while_nobody_looked_is_lost_and_asked_again(make_federation: MakeFederation) -> None:
     federation = make_federation(num_rounds=3, min_available=2)
-    before, death = ({"at": at, "reason": f"killed at {at}"} for at in ("10:00", "10:05"))
+    before = {"at": "2026-01-01T00:16:39+00:00", "reason": "killed a second before the run"}
+    death = {"at": "2026-01-01T00:16:42+00:00", "reason": "killed"}
     federation.want("run", deaths={"103": before})
     federation.grid.nodes[102].delay_s = 1e9
 
@@ -133,7 +135,7 @@ def test_a_node_that_died_and_came_back_while_nobody_looked_is_lost_and_asked_ag
     federation.run()
     lost = [update for update in federation.journal("update") if update["status"] == "lost"]
     assert [(update["round"], update["node_id"]) for update in lost] == [(1, "102")]
-    assert lost[0]["cause"]["message"] == "killed at 10:05"
+    assert lost[0]["cause"]["message"] == "killed"
     assert [record["nodes"] for record in federation.journal("round.opened")] == [["101", "102", "103"]] * 3
 
 
@@ -149,7 +151,7 @@ def test_a_late_node_that_died_owes_nothing_however_late_the_engine_looks(make_f
     federation = make_federation(num_rounds=3, min_available=2, k_of_n=2, late="carry")
     federation.grid.nodes[102].delay_s = 1e9
     federation.clock.after(1.5, lambda: setattr(federation.grid.nodes[102], "delay_s", 0.5))
-    federation.clock.after(1.5, lambda: federation.want("run", deaths={"102": {"at": "10:05", "reason": "killed"}}))
+    federation.clock.after(1.5, lambda: federation.want("run", deaths={"102": {"at": "2026-01-01T00:16:41.5+00:00", "reason": "killed"}}))
     federation.run()
     asked = [record["nodes"] for record in federation.journal("round.opened")]
     assert asked == [["101", "102", "103"], ["101", "103"], ["101", "102", "103"]]
@@ -168,16 +170,16 @@ def test_an_absent_file_wants_run(tmp_path: Path) -> None:
         "[]",
         '{"want": "dance"}',
         '{"want": "stop", "lost_nodes": {"x": "y"}}',
-        '{"want": "stop", "deaths": {"6": "now"}}',
+        '{"want": "stop", "deaths": {"6": "now"}}', '{"deaths": {"6": {"at": "2026-01-01", "reason": ""}}}',
     ],
 )
 def test_a_senseless_file_changes_nothing_and_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     path = tmp_path / "control.json"
     control = ControlFile(path)
     path.write_text(
-        json.dumps({"want": "pause", "lost_nodes": {"5": "gone"}, "deaths": {"6": {"at": "10:00", "reason": "killed"}}})
+        json.dumps({"want": "pause", "lost_nodes": {"5": "gone"}, "deaths": {"6": {"at": "2026-01-01T00:16:39+00:00", "reason": "killed"}}})
     )
-    assert control.read() == Control("pause", {5: "gone"}, {6: Death("10:00", "killed")})
+    assert control.read() == Control("pause", {5: "gone"}, {6: Death(datetime(2026, 1, 1, 0, 16, 39, tzinfo=UTC), "killed")})
     path.write_text(text)
-    assert control.read() == control.read() == Control("pause", {5: "gone"}, {6: Death("10:00", "killed")})
+    assert control.read() == control.read() == Control("pause", {5: "gone"}, {6: Death(datetime(2026, 1, 1, 0, 16, 39, tzinfo=UTC), "killed")})
     assert capsys.readouterr().out.count("control.json cannot be read") == 1

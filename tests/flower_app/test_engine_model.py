@@ -11,6 +11,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ NODES = (101, 102, 103)
 EXAMPLES = {101: 10, 102: 20, 103: 30}
 ROUNDS = 4
 ALPHA = 0.7
-KINDS = ["answers"] * 6 + ["fails", "is silent", "answers twice", "answers another round", "leaves"]
+SOON = timedelta(seconds=0.6)
+KINDS = ["answers"] * 6 + ["fails", "is silent", "answers twice", "answers another round", "leaves", "dies", "dies unseen"]
 
 fates = st.lists(st.tuples(st.sampled_from(KINDS), st.floats(0.05, 7.0)), min_size=1, max_size=15)
 kills = st.lists(st.integers(1, 60), max_size=3)
+pauses = st.lists(st.tuples(st.floats(0.1, 30.0), st.floats(0.1, 90.0)), max_size=2)
 
 
 class Killed(BaseException):
@@ -45,11 +48,18 @@ class Killed(BaseException):
 
 
 class Random:
-    """What nodes do with their messages, in the order in which these are sent."""
+    """What nodes do with their messages, in the order in which these are sent; and when the run is paused, for how long."""
 
-    def __init__(self, federation: Federation, drawn: list[tuple[str, float]]) -> None:
+    def __init__(self, federation: Federation, drawn: list[tuple[str, float]], held: list[tuple[float, float]]) -> None:
         self._fates = itertools.cycle(drawn)
         self._federation = federation
+        self.wanted = [(federation.clock.now(), "run")]
+        self.died: dict[str, datetime] = {}
+        self._dead: dict[str, str] = {}
+        self._deaths: dict[str, dict[str, str]] = {}
+        for at_s, for_s in held:
+            federation.clock.after(at_s, lambda: self._tell(want="pause"))
+            federation.clock.after(at_s + for_s, lambda: self._tell(want="run"))
         self._again: dict[str, Message] = {}
         for node in federation.grid.nodes.values():
             node.answer = self._answer
@@ -62,6 +72,9 @@ class Random:
         if kind == "leaves":
             node.online = False
             self._federation.clock.after(node.delay_s * 3, lambda: setattr(node, "online", True))
+        if kind.startswith("dies"):
+            self._federation.clock.after(node.delay_s, lambda: self._die(message, f"n{context.node_id}", kind))
+            return None
         if kind in ("leaves", "is silent"):
             self._federation.clock.after(node.delay_s, lambda: self._federation.grid.lose(message.object_id))
             return None
@@ -73,6 +86,24 @@ class Random:
         if kind == "answers twice":
             self._again[message.object_id] = copy.deepcopy(reply)
         return reply
+
+    def _die(self, message: Message, node: str, kind: str) -> None:
+        """Its message is never answered; unseen: it is back before anybody has looked."""
+        self.died[message.object_id] = self._federation.clock.now()
+        self._deaths[node.removeprefix("n")] = {"at": str(self._federation.clock.now()), "reason": kind}
+        if kind == "dies":
+            self._dead[node] = kind
+            self._federation.clock.after(5.0, lambda: self._come_back(node))
+        self._tell()
+
+    def _come_back(self, node: str) -> None:
+        self._dead.pop(node, None)
+        self._tell()
+
+    def _tell(self, want: str | None = None) -> None:
+        if want:
+            self.wanted.append((self._federation.clock.now(), want))
+        self._federation.want(self.wanted[-1][1], deaths=self._deaths, **self._dead)
 
     def _pull_twice(self, message_ids: Any) -> list[Message]:
         found = list(self._pull(message_ids))
@@ -126,10 +157,11 @@ def model_of(federation: Federation) -> Arrays:
                 env = NodeEnv(f"{node}", part, 3, round_of, derived_seed(config.seed, part, round_of), 1, "cpu", None)
                 trained.append(toy.train(models[round_of - 1], {}, env).arrays["weight"])
                 weights.append(EXAMPLES[node] * staleness_discount(number - round_of, config.staleness_alpha))
+            made = np.median(trained, axis=0) if config.strategy == "fedmedian" else np.average(trained, axis=0, weights=weights)
             assert record["counted"] == len(trained)
             assert record["carried"] == sum(round_of < number for round_of in taken[number].values())
             assert record["num_examples"] == sum(EXAMPLES[node] for node in taken[number])
-            models.append({"weight": np.average(trained, axis=0, weights=weights).astype(np.float32), "steps": np.array(number)})
+            models.append({"weight": made.astype(np.float32), "steps": np.array(number)})
     return models[-1]
 
 
@@ -137,22 +169,29 @@ def model_of(federation: Federation) -> Arrays:
 @given(
     drawn=fates,
     deaths=kills,
+    held=pauses,
     k=st.integers(0, 3),
-    late=st.sampled_from(["drop", "carry"]),
+    strategy=st.sampled_from([("fedavg", "drop"), ("fedavg", "carry"), ("fedmedian", "drop")]),
     timeout_s=st.sampled_from([1.5, 4.0, 20.0]),
     least=st.sampled_from([1, 2]),
 )
 def test_whatever_happens_each_round_is_what_its_journal_says(
-    drawn: list[tuple[str, float]], deaths: list[int], k: int, late: str, timeout_s: float, least: int
+    drawn: list[tuple[str, float]],
+    deaths: list[int],
+    held: list[tuple[float, float]],
+    k: int,
+    strategy: tuple[str, str],
+    timeout_s: float,
+    least: int,
 ) -> None:
     with tempfile.TemporaryDirectory() as root:
         least = min(least, k or least)
         policies: dict[str, Any] = {"k_of_n": k, "min_updates": least, "round_retries": 1, "round_timeout_s": timeout_s}
-        policies |= {"late": late, "staleness_alpha": ALPHA}
+        policies |= {"strategy": strategy[0], "late": strategy[1], "staleness_alpha": ALPHA}
         federation = Federation(
             Path(root), num_rounds=ROUNDS, min_available=1, min_available_timeout_s=60.0, server_eval_every=0, **policies
         )
-        Random(federation, drawn)
+        drawn_by = Random(federation, drawn, held)
         ends = attempts(federation, deaths)
         closed = federation.journal("round.closed")
         expected = model_of(federation)
@@ -172,8 +211,18 @@ def test_whatever_happens_each_round_is_what_its_journal_says(
                 each for each in federation.journal("artifact") if each["role"] == "final" and each["round"] == len(closed)
             ]
             assert line["parents"] == [closed[-1]["commit"]["sha256"]]
+        for each in federation.journal("round.opened"):
+            told_at, want = [told for told in drawn_by.wanted if told[0] <= at(each)][-1]
+            assert want == "run" or at(each) - told_at <= SOON
+        for each in federation.journal("update"):
+            if died_at := drawn_by.died.get(each["message_id"]):
+                assert each["status"] == "lost" or (each["status"] == "late" and at(each) - died_at <= SOON)
         seqs = [each["seq"] for each in federation.journal()]
         assert seqs == list(range(1, len(seqs) + 1))
+
+
+def at(record: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(record["at"])
 
 
 def attempts(federation: Federation, deaths: list[int]) -> list[BaseException | None]:
