@@ -12,14 +12,8 @@ from typing import Any
 
 import pytest
 from admin_server.app import create_app
-from admin_server.errors import SuperlinkNotRunning
-from admin_server.feed import Feed
-from admin_server.flower import Flower
-from admin_server.lost_nodes import LostNodes
 from admin_server.settings import Settings
-from admin_server.wanted import Wanted
 from admin_server.watch import run_watch
-from admin_server.watch.run_watch import RunWatch, Surroundings
 from control_plane.identity import ProcessRecord
 
 from db.store import Store
@@ -349,21 +343,3 @@ async def test_a_pending_intent_is_stopped_without_flower(boot: Boot, store: Sto
         assert (await server.admin.get("/runs/active")).json()["items"] == []
         again = await server.admin.post(f"/runs/{made['id']}/stop")
         assert (again.status_code, again.json()["type"].rpartition("#")[2]) == (409, "run-ended")
-
-
-async def test_what_died_before_a_run_began_is_told_before_its_first_round(
-    store: Store, run: dict[str, Any], folder: Path
-) -> None:
-    lost_nodes = LostNodes()
-    lost_nodes.dead("5", "its SuperNode is stopped")
-    lost_nodes.alive("5")
-
-    def no_flower() -> Flower:
-        raise SuperlinkNotRunning()
-
-    async def writes(fab_hash: str) -> bool:
-        return bool(fab_hash == run["fab_hash"])
-
-    around = Surroundings(store, folder.parent, no_flower, lost_nodes, Wanted(Feed()), "Coordinator", writes)
-    await RunWatch({**run, "series_id": "900"}, "77", None, around).step()
-    assert json.loads((folder / "control.json").read_text())["deaths"] == lost_nodes.deaths()

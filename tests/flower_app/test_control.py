@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,7 +151,9 @@ def test_a_late_node_that_died_owes_nothing_however_late_the_engine_looks(make_f
     federation = make_federation(num_rounds=3, min_available=2, k_of_n=2, late="carry")
     federation.grid.nodes[102].delay_s = 1e9
     federation.clock.after(1.5, lambda: setattr(federation.grid.nodes[102], "delay_s", 0.5))
-    federation.clock.after(1.5, lambda: federation.want("run", deaths={"102": {"at": "2026-01-01T00:16:41.5+00:00", "reason": "killed"}}))
+    federation.clock.after(
+        1.5, lambda: federation.want("run", deaths={"102": {"at": "2026-01-01T00:16:41.5+00:00", "reason": "killed"}})
+    )
     federation.run()
     asked = [record["nodes"] for record in federation.journal("round.opened")]
     assert asked == [["101", "102", "103"], ["101", "103"], ["101", "102", "103"]]
@@ -170,16 +172,27 @@ def test_an_absent_file_wants_run(tmp_path: Path) -> None:
         "[]",
         '{"want": "dance"}',
         '{"want": "stop", "lost_nodes": {"x": "y"}}',
-        '{"want": "stop", "deaths": {"6": "now"}}', '{"deaths": {"6": {"at": "2026-01-01", "reason": ""}}}',
+        '{"want": "stop", "deaths": {"6": "now"}}',
+        '{"deaths": {"6": {"at": "2026-01-01", "reason": ""}}}',
     ],
 )
 def test_a_senseless_file_changes_nothing_and_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     path = tmp_path / "control.json"
     control = ControlFile(path)
     path.write_text(
-        json.dumps({"want": "pause", "lost_nodes": {"5": "gone"}, "deaths": {"6": {"at": "2026-01-01T00:16:39+00:00", "reason": "killed"}}})
+        json.dumps(
+            {
+                "want": "pause",
+                "lost_nodes": {"5": "gone"},
+                "deaths": {"6": {"at": "2026-01-01T00:16:39+00:00", "reason": "killed"}},
+            }
+        )
     )
     assert control.read() == Control("pause", {5: "gone"}, {6: Death(datetime(2026, 1, 1, 0, 16, 39, tzinfo=UTC), "killed")})
     path.write_text(text)
-    assert control.read() == control.read() == Control("pause", {5: "gone"}, {6: Death(datetime(2026, 1, 1, 0, 16, 39, tzinfo=UTC), "killed")})
+    assert (
+        control.read()
+        == control.read()
+        == Control("pause", {5: "gone"}, {6: Death(datetime(2026, 1, 1, 0, 16, 39, tzinfo=UTC), "killed")})
+    )
     assert capsys.readouterr().out.count("control.json cannot be read") == 1

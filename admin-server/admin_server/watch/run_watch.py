@@ -141,7 +141,7 @@ class RunWatch:
 
     async def _steer(self, end: ProcessEnd | None) -> None:
         """Tell the engine who is lost, tell the store that it runs, and make a stop happen that the engine does not."""
-        if end is None and (self.has_journal or await self._will_write_journal()):  # before it sends: else old deaths are new
+        if end is None and self.has_journal:
             lost_nodes = self._around.lost_nodes
             self._control.lose(lost_nodes.reasons(), lost_nodes.deaths())
         if self.status == "starting" and self.flower is not None and self.flower.status == "running":
@@ -188,13 +188,10 @@ class RunWatch:
 
         Whoever leaves by itself before the first line fails each time. What the engine says of its own failure is an end line.
         """
-        if self.has_journal:
-            return True
+        if self.has_journal or self._fab_hash is None:
+            return self.has_journal
         left_by_itself = end is not None and end.rc is not None
-        return not left_by_itself and await self._will_write_journal()
-
-    async def _will_write_journal(self) -> bool:
-        return self._fab_hash is not None and await self._around.writes_journal(self._fab_hash)
+        return not left_by_itself and await self._around.writes_journal(self._fab_hash)
 
     async def _end(self, outcome: Outcome, end: ProcessEnd | None) -> None:
         cause = None
