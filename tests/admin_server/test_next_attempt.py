@@ -23,6 +23,7 @@ from admin_server.watch.watches import Watches
 from control_plane.files import read_json, write_json
 
 from db.store import Store
+from tests.admin_server.admin_app import RECORDS
 from tests.admin_server.kept_models import committed
 from tests.admin_server.test_watch import soon, write_exit, write_journal
 
