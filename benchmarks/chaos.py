@@ -60,9 +60,17 @@ def main() -> int:
     arguments = parser.parse_args()
     leave_in_order()
     on = machine()
-    with tempfile.TemporaryDirectory(prefix="espalier-chaos-") as folder:
-        Path(folder).chmod(0o755)  # root's embedded Postgres is another user
-        seen = everything(Path(folder), arguments.kills, random.Random(arguments.seed))
+    folder = Path(tempfile.mkdtemp(prefix="espalier-chaos-"))
+    folder.chmod(0o755)  # root's embedded Postgres is another user
+    try:
+        seen = everything(folder, arguments.kills, random.Random(arguments.seed))
+    except AssertionError:
+        say(f"what has happened is to be read in {folder}")
+        raise
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
     return report(rows(seen), "", arguments.json, on)
 
 
@@ -117,7 +125,11 @@ def one_run(stack: Stack, victims: Victims, chance: random.Random, undisturbed: 
 
 def await_round(stack: Stack, run_id: str, run_dir: Path, killed: Killed, seen: Seen, *, is_cut: bool) -> None:
     """Wait for the first message of the next round, and take its time; is_cut: it is part of a power cut's."""
-    found = wait_for("the next round", lambda: next_or_end(stack, run_id, run_dir, killed.ready_at), NEXT_ROUND_S)
+    found = wait_for(
+        f"the next round after kill {seen.kills}, {killed.kind}",
+        lambda: next_or_end(stack, run_id, run_dir, killed.ready_at),
+        NEXT_ROUND_S,
+    )
     after_s = found - killed.ready_at
     if found != ENDED:
         seen.resumed_s[POWER_CUT if is_cut else killed.kind].append(after_s)
