@@ -6,7 +6,7 @@ Flower's loop pulls a message, stores it, waits for a reply, pushes the reply. W
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -161,7 +161,8 @@ class Handover:
         """
         push_once = original(_LOOP, "_push_messages")
 
-        def push_messages(*, state: Any, **rest: Any) -> None:
+        def push_messages(*, state: Any, push_object: Any, **rest: Any) -> None:
+            rest["push_object"] = _past_refusals(push_object)
             at_work = self._at_work
             push_once(state=state, **rest)
             while at_work in state.msg_store:
@@ -190,6 +191,23 @@ class Handover:
                 state.delete_messages(message_ids=[reply_id])
         state.object_store.delete(reply_id)
         return in_time
+
+
+def _past_refusals(push_object: Callable[..., None]) -> Callable[..., None]:
+    """Send the rest of a reply although an object is refused.
+
+    A SuperLink that is killed after it has stored an object and before it says so refuses it when it is asked again. Stock
+    gives the whole reply up then, whose head SuperLink has: three minutes pass before the ServerApp hears of it.
+    """
+    error = original("flwr.supercore.inflatable.inflatable_utils", "ObjectPushError")
+
+    def push(*what: Any) -> None:
+        try:
+            push_object(*what)
+        except error as refused:
+            print(f"an object is refused, as one that is there already is; the rest is sent: {refused}", flush=True)
+
+    return push
 
 
 def _survive_failed_heartbeats() -> None:

@@ -102,6 +102,7 @@ PINS: dict[Part, tuple[Pin, ...]] = {
         Pin("flwr.supercore.object_store", "ObjectStore.delete", ("object_id",)),
         Pin("flwr.supercore.object_store", "ObjectStore.__contains__"),
         Pin("flwr.supercore.inflatable.inflatable_object", "iterate_object_tree"),
+        Pin("flwr.supercore.inflatable.inflatable_utils", "ObjectPushError", ("object_id", "run_id", "session_id")),
         Pin("flwr.supercore.servicer.runtime.runtime_handlers", "acquire_task", ("request", "state")),
         Pin("flwr.supercore.run", "RunNotRunningException"),
         Pin("flwr.supercore.constant", "TaskType.CLIENT_APP"),
