@@ -1,0 +1,1 @@
+../../migrations/20261123010000_carried.sql
