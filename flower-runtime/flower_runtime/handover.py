@@ -6,16 +6,16 @@ Flower's loop pulls a message, stores it, waits for a reply, pushes the reply. W
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from flower_runtime.patch import ask_objects_soon, log_plainly, original, replace, retry_soon
+from flower_runtime.patch import ask_objects_soon, log_plainly, original, push_again, replace, retry_soon
 
 _LOOP = "flwr.supernode.start_client_internal"
-_FLEET = "flwr.supernode.fleet_http_connection"
+_FLEET, _CLIENT = "flwr.supernode.fleet_http_connection", "flwr.supernode.fleet_http_client"
 # How often SuperLink is asked for messages. A node that has had one lately is in the middle of a run.
 _ACTIVE_POLL_S, _IDLE_POLL_S, _ACTIVE_FOR_S = 0.25, 1.0, 60.0
 
@@ -47,6 +47,7 @@ class Handover:
         """Put our events into Flower's loop. Once, before flower_supernode()."""
         log_plainly()
         retry_soon()
+        push_again(original(_CLIENT, "FleetHttpClient"))
         ask_objects_soon(_LOOP, "pull_objects")
         replace(_LOOP, "time", SimpleNamespace(**{**vars(time), "sleep": self._sleep}))
         self._see_messages()
@@ -161,8 +162,7 @@ class Handover:
         """
         push_once = original(_LOOP, "_push_messages")
 
-        def push_messages(*, state: Any, push_object: Any, **rest: Any) -> None:
-            rest["push_object"] = _past_refusals(push_object)
+        def push_messages(*, state: Any, **rest: Any) -> None:
             at_work = self._at_work
             push_once(state=state, **rest)
             while at_work in state.msg_store:
@@ -191,23 +191,6 @@ class Handover:
                 state.delete_messages(message_ids=[reply_id])
         state.object_store.delete(reply_id)
         return in_time
-
-
-def _past_refusals(push_object: Callable[..., None]) -> Callable[..., None]:
-    """Send the rest of a reply although an object is refused.
-
-    A SuperLink that is killed after it has stored an object and before it says so refuses it when it is asked again. Stock
-    gives the whole reply up then, whose head SuperLink has: three minutes pass before the ServerApp hears of it.
-    """
-    error = original("flwr.supercore.inflatable.inflatable_utils", "ObjectPushError")
-
-    def push(*what: Any) -> None:
-        try:
-            push_object(*what)
-        except error as refused:
-            print(f"an object is refused, as one that is there already is; the rest is sent: {refused}", flush=True)
-
-    return push
 
 
 def _survive_failed_heartbeats() -> None:

@@ -9,6 +9,8 @@ Part = Literal["superlink", "executor", "serverapp", "supernode", "clientapp", "
 _BACKOFF = ("initial_backoff", "backoff_cap", "max_tries_per_object")
 _PUSH_MENTIONS = ("get_messages_legacy", "get_object_tree", "get", "delete_messages", "time", "sleep")
 _SUPERLINK = "flwr.superlink.cli.flower_superlink"
+_LINK_STATE = "flwr.server.superlink.linkstate.sql_linkstate"
+_HANDLERS = "flwr.superlink.servicer"
 _SERVERAPP = "flwr.superlink.cli.flwr_serverapp"
 _CLIENTAPP = "flwr.supernode.runtime.run_clientapp"
 _LOOP = "flwr.supernode.start_client_internal"
@@ -24,6 +26,11 @@ _RETRY = (
     Pin("flwr.supercore.heartbeat", "exponential", ("max_delay",)),
     Pin("flwr.supercore.heartbeat", "HeartbeatSender.__init__", ("heartbeat_fn",), mentions=("exponential",)),
 )
+_PUSHED = (
+    Pin("flwr.supercore.inflatable.inflatable_protobuf_utils", "make_push_object_fn_protobuf", mentions=("stored",)),
+    Pin("flwr.proto.message_pb2", "PullObjectRequest"),
+)
+_RUNTIME = ("request", "state", "task")
 
 PINS: dict[Part, tuple[Pin, ...]] = {
     "superlink": (
@@ -33,6 +40,15 @@ PINS: dict[Part, tuple[Pin, ...]] = {
         Pin(_SUPERLINK, "uvicorn.run", ("app", "timeout_graceful_shutdown")),
         Pin("flwr.supercore.sql_mixin", "SQLITE_PRAGMAS"),
         Pin("flwr.supercore.sql_mixin", "_set_sqlite_pragmas", mentions=("SQLITE_PRAGMAS", "execute")),
+        Pin(_LINK_STATE, "SqlLinkState.initialize", ("self",)),
+        Pin(_LINK_STATE, "SqlLinkState.delete_messages", ("message_ins_ids",)),
+        Pin(_LINK_STATE, "SqlLinkState._claim_message_ins_rows", mentions=("delivered_at",)),
+        Pin(_LINK_STATE, "SqlLinkState.get_message_res", mentions=("delivered_at",)),
+        Pin(_LINK_STATE, "MessageInsModel.delivered_at"),
+        Pin(_LINK_STATE, "MessageResModel.reply_to_message_id"),
+        Pin(f"{_HANDLERS}.fleet.fleet_handlers", "confirm_message_received", ("request", "state", "store"), mentions=("delete",)),
+        Pin(f"{_HANDLERS}.runtime.runtime_handlers", "confirm_message_received", _RUNTIME, mentions=("object_store", "delete")),
+        Pin(f"{_HANDLERS}.runtime.runtime_handlers", "pull_messages", _RUNTIME, mentions=("get_message_res", "delete_messages")),
         Pin("flwr.supercore.http_logging", "ROUTINE_ACCESS_PATHS"),
         Pin(
             "flwr.supercore.http_logging",
@@ -64,6 +80,9 @@ PINS: dict[Part, tuple[Pin, ...]] = {
             mentions=("PullMessages", "pull_objects", "iterate_object_tree", "ObjectPullError", "reply_to_message_id"),
         ),
         Pin("flwr.supercore.runtime", "RuntimeHttpClient.PullMessages", ("request",)),
+        Pin("flwr.supercore.runtime", "RuntimeHttpClient.PushObject", ("request",)),
+        Pin("flwr.supercore.runtime", "RuntimeHttpClient.PullObject", ("request",)),
+        *_PUSHED,
         Pin("flwr.supercore.inflatable.inflatable_utils", "ObjectUnavailableError", ("object_id",)),
         Pin("flwr.supercore.inflatable.inflatable_utils", "ObjectPullError", ("object_id", "reason")),
     ),
@@ -102,7 +121,9 @@ PINS: dict[Part, tuple[Pin, ...]] = {
         Pin("flwr.supercore.object_store", "ObjectStore.delete", ("object_id",)),
         Pin("flwr.supercore.object_store", "ObjectStore.__contains__"),
         Pin("flwr.supercore.inflatable.inflatable_object", "iterate_object_tree"),
-        Pin("flwr.supercore.inflatable.inflatable_utils", "ObjectPushError", ("object_id", "run_id", "session_id")),
+        Pin("flwr.supernode.fleet_http_client", "FleetHttpClient.PushObject", ("request",)),
+        Pin("flwr.supernode.fleet_http_client", "FleetHttpClient.PullObject", ("request",)),
+        *_PUSHED,
         Pin("flwr.supercore.servicer.runtime.runtime_handlers", "acquire_task", ("request", "state")),
         Pin("flwr.supercore.run", "RunNotRunningException"),
         Pin("flwr.supercore.constant", "TaskType.CLIENT_APP"),

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
 
-from flower_runtime import stock
+from flower_runtime import redelivery, stock
 from flower_runtime.address import host_port, listen
 from flower_runtime.environment import QUIET
 from flower_runtime.guard import FleetOnly
@@ -56,6 +56,7 @@ def main() -> None:
     replace(_COMMAND, "uvicorn", SimpleNamespace(run=functools.partial(_serve, sockets, args.listen[1])))
     log_plainly()
     wait_for_the_database()
+    redelivery.install()
     _leave_out_questions_of_nodes()
     sys.argv = ["flower-superlink", *stock_arguments]
     original(_COMMAND, "flower_superlink")()

@@ -91,12 +91,18 @@ class Stack:
         self.http = httpx.Client(verify=ssl.create_default_context(cafile=str(self.ca)))
         self.control = ControlHttpClient.from_server_address(f"127.0.0.1:{self.port}", False, self.ca.read_bytes(), [])
 
-    def spawn(self, log: Path, module: str, *arguments: object) -> subprocess.Popen[bytes]:
+    def spawn(self, log: Path, what: str | Path, *arguments: object) -> subprocess.Popen[bytes]:
+        """Start one of our modules, or a script, in a group of its own."""
         secrets = {"DATABASE_URL": "postgres://u:pw@h/d", "ADMIN_TOKEN": "t0ps3cret", "SUPABASE_KEY": "k3y", "AWS_SECRET": "x"}
         environment = {**os.environ, **secrets, "FLWR_HOME": str(log.parent / "flwr-home")}
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", f"flower_runtime.{module}", *map(str, arguments)],
+                [
+                    sys.executable,
+                    "-P",
+                    *([str(what)] if isinstance(what, Path) else ["-m", f"flower_runtime.{what}"]),
+                    *map(str, arguments),
+                ],
                 stdout=output,
                 stderr=output,
                 env=environment,
@@ -105,10 +111,11 @@ class Stack:
         self.processes.append(process)
         return process
 
-    def start_superlink(self) -> None:
+    def start_superlink(self, what: str | Path = "superlink", *first: object) -> None:
         self.superlink = self.spawn(
             self.superlink_log,
-            "superlink",
+            what,
+            *first,
             *("--listen", f"127.0.0.1:{self.port}", "--public", f"0.0.0.0:{self.public_port}", "--"),
             *("--ssl-ca-certfile", self.ca, "--ssl-certfile", self.server_certificate, "--ssl-keyfile", self.server_key),
             *("--enable-supernode-auth", "--superexec-auth-secret-file", self.secret, "--isolation", "process"),

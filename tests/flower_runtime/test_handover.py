@@ -168,28 +168,6 @@ def test_an_answer_that_nobody_fetched_does_not_stand_in_for_the_next_messages(n
     assert sent == [stopped.metadata.message_id, second.metadata.message_id]
 
 
-def test_the_rest_of_an_answer_is_sent_although_an_object_is_refused(node: NodeState) -> None:
-    handover, state = node.handover, node.state
-    message = node.arrive("work")
-    _take(handover, state)
-    _upload(state, _reply(message), whole=True)
-    asked, pushed = set[str](), set[str]()
-
-    def send(_reply: Any, tree: Any, *_: object) -> tuple[set[str], str]:
-        asked.update(each.object_id for each in original(OBJECTS, "iterate_object_tree")(tree))
-        return asked, "session"
-
-    def push_object(run_id: int, session_id: str, object_id: str, _content: bytes) -> None:
-        pushed.add(object_id)
-        if len(pushed) == 1:
-            raise original("flwr.supercore.inflatable.inflatable_utils", "ObjectPushError")(object_id, run_id, session_id)
-
-    push_messages = original("flwr.supernode.start_client_internal", "_push_messages")
-    push_messages(state=state, object_store=state.object_store, send=send, push_object=push_object)
-    assert len(asked) > 2
-    assert pushed == asked
-
-
 def test_a_task_is_kept_while_its_process_lives(node: NodeState) -> None:
     node.arrive("work")
     task = node.handover.acquire()

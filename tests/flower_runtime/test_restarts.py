@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.flower_runtime import mortal_superlink
 from tests.flower_runtime.certificates import write_key
 from tests.flower_runtime.stack import Node, Stack
 from tests.flower_runtime.waiting import wait_for
@@ -27,13 +28,19 @@ def test_a_run_goes_on_while_the_executor_is_killed_and_started_again(small_stac
     assert [reply["error"] for reply in small_stack.replies(run)] == [None]
 
 
-def test_a_run_goes_on_while_superlink_is_killed_and_started_again(small_stack: Stack) -> None:
-    run = small_stack.begin("slow", rounds=2)
-    small_stack.nodes[0].wait_clientapp(run)
+def test_superlink_may_die_between_doing_what_it_is_asked_and_saying_so(small_stack: Stack, tmp_path: Path) -> None:
     _kill(small_stack.superlink)
-    small_stack.start_superlink()
+    deaths = tmp_path / "deaths"
+    deaths.touch()
+    small_stack.start_superlink(Path(mortal_superlink.__file__), deaths)
+    run = small_stack.begin("answers", rounds=2)
+    for _ in mortal_superlink.REQUESTS:
+        assert small_stack.superlink is not None
+        assert small_stack.superlink.wait(30) == -signal.SIGKILL, deaths.read_text()
+        small_stack.start_superlink(Path(mortal_superlink.__file__), deaths)
     assert small_stack.wait_end(run, 60) == "completed"
-    assert [reply["error"] for reply in small_stack.replies(run)] == [None, None]
+    assert [(reply["round"], reply["error"]) for reply in small_stack.replies(run)] == [(1, None), (2, None)]
+    assert len(small_stack.nodes[0].clientapps(run)) == 2, "no message was worked on twice"
     assert [node.process.poll() for node in small_stack.nodes if node.process] == [None]
     assert small_stack.wait_end(small_stack.begin("server-raises")) == "failed", "the executor has found SuperLink again"
 
