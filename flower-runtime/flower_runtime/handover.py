@@ -15,6 +15,7 @@ from typing import Any
 from flower_runtime.patch import ask_objects_soon, log_plainly, original, push_again, replace, retry_soon
 
 _LOOP = "flwr.supernode.start_client_internal"
+_NODE_STATE = "flwr.supernode.nodestate.in_memory_nodestate"
 _FLEET, _CLIENT = "flwr.supernode.fleet_http_connection", "flwr.supernode.fleet_http_client"
 # How often SuperLink is asked for messages. A node that has had one lately is in the middle of a run.
 _ACTIVE_POLL_S, _IDLE_POLL_S, _ACTIVE_FOR_S = 0.25, 1.0, 60.0
@@ -51,6 +52,7 @@ class Handover:
         ask_objects_soon(_LOOP, "pull_objects")
         replace(_LOOP, "time", SimpleNamespace(**{**vars(time), "sleep": self._sleep}))
         self._see_messages()
+        self._send_what_is_whole()
         self._see_connection()
         self._push_until_answered()
         _survive_failed_heartbeats()
@@ -124,7 +126,7 @@ class Handover:
             self._reply_stored.clear()
 
     def _see_messages(self) -> None:
-        node_state = original("flwr.supernode.nodestate.in_memory_nodestate", "InMemoryNodeState")
+        node_state = original(_NODE_STATE, "InMemoryNodeState")
         store = node_state.store_message
 
         def store_message(state: Any, message: Any) -> Any:
@@ -170,6 +172,25 @@ class Handover:
 
         replace(_LOOP, "_push_messages", push_messages)
 
+    def _send_what_is_whole(self) -> None:
+        """Have the loop take replies whose objects are all there.
+
+        Stock takes one while its ClientApp still uploads it. If that dies then, SuperLink has the reply's head already, and its
+        round waits three minutes for the rest.
+        """
+        node_state = original(_NODE_STATE, "InMemoryNodeState")
+        get_messages = node_state.get_messages_legacy
+
+        def get_messages_legacy(state: Any, **which: Any) -> Any:
+            if which.get("is_reply"):
+                with state.lock_msg_store:
+                    waiting = [each.message.metadata for each in state.msg_store.values() if not each.is_retrieved]
+                if not all(self._is_whole(each.message_id) for each in waiting if each.reply_to_message_id):
+                    return []
+            return get_messages(state, **which)
+
+        node_state.get_messages_legacy = get_messages_legacy
+
     def _is_whole(self, reply_id: str) -> bool:
         """Are all objects of a reply stored? A reply that the loop has pushed and deleted was."""
         store = self._state.object_store
@@ -179,17 +200,14 @@ class Handover:
         return all(store.get(each.object_id) != b"" for each in objects)
 
     def _take_back(self, reply_id: str) -> bool:
-        """Remove a reply whose ClientApp died while uploading it; the loop would wait for the rest for ever.
-
-        False when the loop has it already: its push now fails, it goes on, and SuperLink answers after 180 s.
-        """
+        """Remove a reply whose ClientApp died while uploading it. False when the loop has it: its last object came just now."""
         state = self._state
         with state.lock_msg_store:
             entry = state.msg_store.get(reply_id)
             in_time = entry is not None and not entry.is_retrieved
             if in_time:
                 state.delete_messages(message_ids=[reply_id])
-        state.object_store.delete(reply_id)
+                state.object_store.delete(reply_id)
         return in_time
 
 

@@ -13,7 +13,7 @@ with warnings.catch_warnings():  # Flower's command line library warns when it i
 from flwr.supercore import heartbeat
 from flwr.supercore.retry import http_retry
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.supernode import fleet_http_connection, start_client_internal
+from flwr.supernode import fleet_http_client, fleet_http_connection, start_client_internal
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from tests.flower_runtime.node_state import NodeState
@@ -31,7 +31,9 @@ def node(monkeypatch: pytest.MonkeyPatch) -> NodeState:
         (fleet_http_connection, "HeartbeatSender"),
         (http_retry, "MAX_RETRY_DELAY"),
         (heartbeat, "exponential"),
+        (fleet_http_client.FleetHttpClient, "PushObject"),
         (InMemoryNodeState, "store_message"),
+        (InMemoryNodeState, "get_messages_legacy"),
     ]:
         monkeypatch.setattr(owner, name, getattr(owner, name))
     for name, value in {"_run_id": NodeState.RUN, "_node_id": NodeState.NODE, "_task_id": 1}.items():
