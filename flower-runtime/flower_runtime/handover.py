@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from flower_runtime.patch import ask_objects_soon, log_plainly, original, push_again, replace, retry_soon
+from flower_runtime.patch import ask_objects_soon, log_plainly, original, replace, retry_soon, take_stored_for_pushed
 
 _LOOP = "flwr.supernode.start_client_internal"
 _NODE_STATE = "flwr.supernode.nodestate.in_memory_nodestate"
@@ -43,12 +43,13 @@ class Handover:
         self._message_at = float("-inf")
         self._at_work = ""
         self._reply_of: dict[str, str] = {}
+        self._taking = threading.Lock()
 
     def install(self) -> None:
         """Put our events into Flower's loop. Once, before flower_supernode()."""
         log_plainly()
         retry_soon()
-        push_again(original(_CLIENT, "FleetHttpClient"))
+        take_stored_for_pushed(original(_CLIENT, "FleetHttpClient"))
         ask_objects_soon(_LOOP, "pull_objects")
         replace(_LOOP, "time", SimpleNamespace(**{**vars(time), "sleep": self._sleep}))
         self._see_messages()
@@ -81,8 +82,7 @@ class Handover:
 
     def has_reply(self, task: ClientAppTask) -> bool:
         """Has the ClientApp replied, whole?"""
-        reply_id = self._reply_of.get(task.message_id)
-        return reply_id is not None and self._is_whole(reply_id)
+        return self._is_sent(task.message_id) or self._is_whole(self._reply_of.get(task.message_id))
 
     def finish(self, task: ClientAppTask, failure: str) -> None:
         """Close a task whose process has ended: answer with an Error of this text unless the ClientApp replied, whole.
@@ -90,8 +90,12 @@ class Handover:
         Without the close Flower would take the task for crashed a minute later and answer for the message after it.
         """
         state = self._state
-        reply_id = self._reply_of.pop(task.message_id, None)
-        replied = reply_id is not None and (self._is_whole(reply_id) or not self._take_back(reply_id))
+        with self._taking:
+            replied = self.has_reply(task)
+            reply_id = self._reply_of.pop(task.message_id, None)
+            if not replied and reply_id is not None:  # its ClientApp died while uploading it
+                state.delete_messages(message_ids=[reply_id])
+                state.object_store.delete(reply_id)
         state.finish_task(task.task_id, original("flwr.common.constant", "SubStatus").FAILED, failure)
         if not replied:  # else the loop may be at the next message already, which is not ours to answer
             # Marks the message as taken also when the ClientApp died before it took it: only those are answered.
@@ -182,33 +186,34 @@ class Handover:
         get_messages = node_state.get_messages_legacy
 
         def get_messages_legacy(state: Any, **which: Any) -> Any:
-            if which.get("is_reply"):
+            if not which.get("is_reply"):
+                return get_messages(state, **which)
+            with self._taking:
+                taken = get_messages(state, **which)
+                whole = [each for each in taken if self._is_whole(each.metadata.message_id)]
                 with state.lock_msg_store:
-                    waiting = [each.message.metadata for each in state.msg_store.values() if not each.is_retrieved]
-                if not all(self._is_whole(each.message_id) for each in waiting if each.reply_to_message_id):
-                    return []
-            return get_messages(state, **which)
+                    for each in taken:
+                        if each not in whole and each.metadata.message_id in state.msg_store:
+                            state.msg_store[each.metadata.message_id].is_retrieved = False
+            return whole
 
         node_state.get_messages_legacy = get_messages_legacy
 
-    def _is_whole(self, reply_id: str) -> bool:
-        """Are all objects of a reply stored? A reply that the loop has pushed and deleted was."""
-        store = self._state.object_store
-        if reply_id not in store:
-            return True
-        objects = original("flwr.supercore.inflatable.inflatable_object", "iterate_object_tree")(store.get_object_tree(reply_id))
-        return all(store.get(each.object_id) != b"" for each in objects)
+    def _is_sent(self, message_id: str) -> bool:
+        """Has the loop taken the reply to a message? It forgets both once it has pushed it."""
+        with self._state.lock_msg_store:
+            reply = self._state.msg_store.get(self._reply_of.get(message_id))
+            return message_id not in self._state.msg_store or (reply is not None and reply.is_retrieved)
 
-    def _take_back(self, reply_id: str) -> bool:
-        """Remove a reply whose ClientApp died while uploading it. False when the loop has it: its last object came just now."""
-        state = self._state
-        with state.lock_msg_store:
-            entry = state.msg_store.get(reply_id)
-            in_time = entry is not None and not entry.is_retrieved
-            if in_time:
-                state.delete_messages(message_ids=[reply_id])
-                state.object_store.delete(reply_id)
-        return in_time
+    def _is_whole(self, reply_id: str | None) -> bool:
+        """Are all objects of a reply stored?"""
+        store = self._state.object_store
+        try:
+            tree = store.get_object_tree(reply_id)
+        except original("flwr.supercore.object_store", "NoObjectInStoreError"):  # none came for three minutes: Flower deleted it
+            return False
+        objects = original("flwr.supercore.inflatable.inflatable_object", "iterate_object_tree")(tree)
+        return all(store.get(each.object_id) for each in objects)
 
 
 def _survive_failed_heartbeats() -> None:

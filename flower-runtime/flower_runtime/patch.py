@@ -2,10 +2,12 @@
 
 import functools
 import importlib
+import time
 from pathlib import Path
 from typing import Any
 
 LONGEST_RETRY_S = 2
+PUSH_EXPIRES_S = 180  # without a new object for so long, SuperLink forgets a message of which it has a part
 # An object may be asked for before it is there. Stock waits 1, 2, 4 … 10 s between tries and gives up after 500.
 OBJECT_BACKOFF: dict[str, Any] = {"initial_backoff": 0.2, "backoff_cap": 1.0, "max_tries_per_object": 100_000}
 
@@ -32,7 +34,7 @@ def retry_soon() -> None:
     replace("flwr.supercore.heartbeat", "exponential", lambda max_delay: exponential(max_delay=min(max_delay, LONGEST_RETRY_S)))
 
 
-def push_again(client: Any) -> None:
+def take_stored_for_pushed(client: Any) -> None:
     """Have a client of SuperLink take an object for pushed that is there already.
 
     A SuperLink that is killed after it has stored an object and before it says so refuses it when it is pushed again. Stock
@@ -41,10 +43,12 @@ def push_again(client: Any) -> None:
     push, question = client.PushObject, original("flwr.proto.message_pb2", "PullObjectRequest")
 
     def push_object(this: Any, request: Any) -> Any:
+        begin = time.monotonic()
         answer = push(this, request)
         if not answer.stored:
             there = this.PullObject(question(node=request.node, run_id=request.run_id, object_id=request.object_id))
-            answer.stored = there.object_available or not there.object_found  # not found: fetched and deleted meanwhile
+            fetched = not there.object_found and time.monotonic() - begin < PUSH_EXPIRES_S
+            answer.stored = there.object_available or fetched
         return answer
 
     client.PushObject = push_object

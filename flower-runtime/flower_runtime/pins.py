@@ -10,7 +10,7 @@ _BACKOFF = ("initial_backoff", "backoff_cap", "max_tries_per_object")
 _PUSH_MENTIONS = ("get_messages_legacy", "get_object_tree", "get", "delete_messages", "time", "sleep")
 _SUPERLINK = "flwr.superlink.cli.flower_superlink"
 _LINK_STATE = "flwr.server.superlink.linkstate.sql_linkstate"
-_HANDLERS = "flwr.superlink.servicer"
+_FLEET, _RUNTIME = "flwr.superlink.servicer.fleet.fleet_handlers", "flwr.superlink.servicer.runtime.runtime_handlers"
 _SERVERAPP = "flwr.superlink.cli.flwr_serverapp"
 _CLIENTAPP = "flwr.supernode.runtime.run_clientapp"
 _LOOP = "flwr.supernode.start_client_internal"
@@ -30,7 +30,7 @@ _PUSHED = (
     Pin("flwr.supercore.inflatable.inflatable_protobuf_utils", "make_push_object_fn_protobuf", mentions=("stored",)),
     Pin("flwr.proto.message_pb2", "PullObjectRequest"),
 )
-_RUNTIME = ("request", "state", "task")
+_OF_A_TASK = ("request", "state", "task")
 
 PINS: dict[Part, tuple[Pin, ...]] = {
     "superlink": (
@@ -40,15 +40,21 @@ PINS: dict[Part, tuple[Pin, ...]] = {
         Pin(_SUPERLINK, "uvicorn.run", ("app", "timeout_graceful_shutdown")),
         Pin("flwr.supercore.sql_mixin", "SQLITE_PRAGMAS"),
         Pin("flwr.supercore.sql_mixin", "_set_sqlite_pragmas", mentions=("SQLITE_PRAGMAS", "execute")),
-        Pin(_LINK_STATE, "SqlLinkState.initialize", ("self",)),
         Pin(_LINK_STATE, "SqlLinkState.delete_messages", ("message_ins_ids",)),
+        Pin(_LINK_STATE, "SqlLinkState.session"),
         Pin(_LINK_STATE, "SqlLinkState._claim_message_ins_rows", mentions=("delivered_at",)),
         Pin(_LINK_STATE, "SqlLinkState.get_message_res", mentions=("delivered_at",)),
         Pin(_LINK_STATE, "MessageInsModel.delivered_at"),
+        Pin(_LINK_STATE, "MessageInsModel.dst_node_id"),
+        Pin(_LINK_STATE, "MessageResModel.delivered_at"),
         Pin(_LINK_STATE, "MessageResModel.reply_to_message_id"),
-        Pin(f"{_HANDLERS}.fleet.fleet_handlers", "confirm_message_received", ("request", "state", "store"), mentions=("delete",)),
-        Pin(f"{_HANDLERS}.runtime.runtime_handlers", "confirm_message_received", _RUNTIME, mentions=("object_store", "delete")),
-        Pin(f"{_HANDLERS}.runtime.runtime_handlers", "pull_messages", _RUNTIME, mentions=("get_message_res", "delete_messages")),
+        Pin(_LINK_STATE, "uint64_to_int64"),
+        Pin("flwr.supercore.object_store", "ObjectStore.__contains__"),
+        Pin(_FLEET, "pull_messages", ("request", "state", "store"), mentions=("get_message_ins", "get_object_tree")),
+        Pin(_FLEET, "activate_node", ("request", "state")),
+        Pin(_FLEET, "confirm_message_received", mentions=("delete",)),
+        Pin(_RUNTIME, "pull_messages", _OF_A_TASK, mentions=("get_message_res", "delete_messages", "get_object_tree")),
+        Pin(_RUNTIME, "confirm_message_received", _OF_A_TASK, mentions=("object_store", "delete")),
         Pin("flwr.supercore.http_logging", "ROUTINE_ACCESS_PATHS"),
         Pin(
             "flwr.supercore.http_logging",
@@ -119,7 +125,7 @@ PINS: dict[Part, tuple[Pin, ...]] = {
         Pin("flwr.supercore.object_store", "ObjectStore.get_object_tree", ("object_id",)),
         Pin("flwr.supercore.object_store", "ObjectStore.get", ("object_id",)),
         Pin("flwr.supercore.object_store", "ObjectStore.delete", ("object_id",)),
-        Pin("flwr.supercore.object_store", "ObjectStore.__contains__"),
+        Pin("flwr.supercore.object_store", "NoObjectInStoreError"),
         Pin("flwr.supercore.inflatable.inflatable_object", "iterate_object_tree"),
         Pin("flwr.supernode.fleet_http_client", "FleetHttpClient.PushObject", ("request",)),
         Pin("flwr.supernode.fleet_http_client", "FleetHttpClient.PullObject", ("request",)),

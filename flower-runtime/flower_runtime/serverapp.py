@@ -7,7 +7,7 @@ import sys
 
 from flower_runtime.arrivals import Arrivals
 from flower_runtime.parent import die_with_parent
-from flower_runtime.patch import forget_token_file, log_plainly, original, push_again, retry_soon
+from flower_runtime.patch import forget_token_file, log_plainly, original, retry_soon, take_stored_for_pushed
 from flower_runtime.pins import PINS
 from flower_runtime.selfcheck import faults
 
@@ -24,7 +24,7 @@ def main() -> None:
     else:
         log_plainly()
         retry_soon()
-        push_again(original("flwr.supercore.runtime", "RuntimeHttpClient"))
+        take_stored_for_pushed(original("flwr.supercore.runtime", "RuntimeHttpClient"))
         Arrivals().install()
         forget_token_file(_COMMAND)
     original(_COMMAND, "flwr_serverapp")()

@@ -1,4 +1,4 @@
-"""Our SuperLink, killed as soon as it has done what a request asks, before it answers: once for each that changes something.
+"""Our SuperLink, killed as soon as it has done what a request asks, before it answers: once for each request that Flower cannot be asked twice.
 
 `python mortal_superlink.py DEATHS <arguments of flower_runtime.superlink>`; DEATHS is a file with a line for each death.
 """
@@ -14,7 +14,7 @@ from flower_runtime.patch import original, replace
 
 FLEET, RUNTIME = "flwr.superlink.servicer.fleet.fleet_handlers", "flwr.superlink.servicer.runtime.runtime_handlers"
 REQUESTS = [
-    *((RUNTIME, name) for name in ("push_object", "pull_messages")),
+    *((RUNTIME, name) for name in ("push_object", "pull_messages", "confirm_message_received")),
     *((FLEET, name) for name in ("pull_messages", "push_messages", "push_object")),
 ]
 

@@ -96,6 +96,32 @@ def test_the_loop_takes_a_reply_when_it_is_whole(node: NodeState) -> None:
     assert state.get_messages_legacy(is_reply=True) == [reply]
 
 
+def test_a_reply_that_flower_forgot_half_way_becomes_an_error(node: NodeState) -> None:
+    handover, state = node.handover, node.state
+    message = node.arrive("work")
+    task = _take(handover, state)
+    half = _reply(message)
+    _upload(state, half, whole=False)
+    state._on_push_session_expired({half.metadata.message_id})  # its ClientApp stood still for three minutes
+    state.object_store.delete(half.metadata.message_id)
+    assert not handover.has_reply(task)
+    handover.finish(task, "exit code 1")
+    (reply,) = state.get_messages_legacy(is_reply=True)
+    assert reply.error.reason == "exit code 1"
+
+
+def test_a_reply_that_the_loop_has_taken_is_left_to_it(node: NodeState) -> None:
+    handover, state = node.handover, node.state
+    message = node.arrive("work")
+    task = _take(handover, state)
+    reply = _reply(message)
+    _upload(state, reply, whole=True)
+    assert state.get_messages_legacy(is_reply=True) == [reply]
+    handover.finish(task, "exit code 0")
+    assert reply.metadata.message_id in state.object_store, "the loop is about to push it"
+    assert state.get_messages_legacy(is_reply=True) == []
+
+
 def test_a_clientapp_that_ends_late_leaves_the_next_message_alone(node: NodeState) -> None:
     handover, state = node.handover, node.state
     first = node.arrive("first")
