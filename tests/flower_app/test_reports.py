@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from flower_app.chart import painted
+from flower_app.chart import ChartPainter, painted
 from flower_app.run_directory import folder_name
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.flower_app.conftest import Federation, MakeFederation
 
 
@@ -45,6 +47,21 @@ def test_a_chart_without_server_evaluation_or_with_one_round_is_drawn() -> None:
 def test_a_run_leaves_the_chart_of_its_last_round(federation: Federation, real_chart: None) -> None:
     federation.run()
     assert picture((federation.root / "chart.png").read_bytes()).shape == (520, 1300, 4)
+
+
+def test_rounds_that_follow_each_other_closely_are_one_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+
+    def note(_title: str, history: Any) -> bytes:
+        drawn.append(history)
+        return b""
+
+    monkeypatch.setattr("flower_app.chart.painted", note)
+    painter = ChartPainter(tmp_path / "chart.png")
+    for number in (1, 2):
+        painter.draw("two", ENTRIES[:number])
+    painter.close()
+    assert drawn == [ENTRIES[:2]]
 
 
 def test_a_chart_that_cannot_be_drawn_is_told_once_and_fails_nothing(
