@@ -11,7 +11,8 @@ SITE, SUPERLINK = "site", "superlink"
 class LostNodes:
     """The dead SuperNodes by Flower node id, with the reason, and the last death of each that has died.
 
-    Two say so, and each takes back only its own word: the SuperLink has a killed node as online for another 37 to 60 s.
+    Two say so. The SuperLink takes back only its own word: it has a killed node as online for another 37 to 60 s. A site whose
+    SuperNode begins anew takes back both: the SuperLink is asked every few seconds, and what it said was of the life before.
     """
 
     def __init__(self) -> None:
@@ -29,11 +30,14 @@ class LostNodes:
 
     def alive(self, flower_node_id: str, session_id: str | None = None, said_by: str = SITE) -> None:
         """Its SuperNode runs. Another session than before means that the one before died unseen."""
+        begins = (flower_node_id, SITE) in self._dead and said_by == SITE
         if session_id is not None:
             if self._sessions.get(flower_node_id, session_id) != session_id:
                 self._died(flower_node_id, "its SuperNode was started anew")
+                begins = True
             self._sessions[flower_node_id] = session_id
-        self._dead.pop((flower_node_id, said_by), None)
+        for who in (SITE, SUPERLINK) if begins else (said_by,):
+            self._dead.pop((flower_node_id, who), None)
 
     def reasons(self) -> dict[str, str]:
         """Give the lost nodes of this moment."""

@@ -286,8 +286,10 @@ async def test_an_app_without_a_journal_cannot_be_paused_nor_one_that_is_stoppin
         app.wait()
 
 
-async def test_a_dead_node_is_told_to_the_engine(boot: Boot, run: dict[str, Any], folder: Path) -> None:
-    write_journal(folder, *RECORDS[:4])
+@pytest.mark.parametrize("lines", [4, 0], ids=["at work", "before its first line"])
+async def test_a_dead_node_is_told_to_the_engine(boot: Boot, run: dict[str, Any], folder: Path, lines: int) -> None:
+    if lines:
+        write_journal(folder, *RECORDS[:lines])
     async with boot() as server:
         node_id, site = await server.node()
         flower_node_id = (await server.admin.get(f"/nodes/{node_id}")).json()["flower_node_id"]

@@ -116,6 +116,21 @@ def test_the_superlink_does_not_revive_whom_its_own_site_calls_dead() -> None:
     assert lost.reasons() == {"5": "killed by signal 9"}
 
 
+def test_a_site_whose_supernode_begins_anew_takes_back_what_the_superlink_said_of_the_one_before() -> None:
+    lost = LostNodes()
+    lost.alive("5", "s1")
+    lost.dead("5", "offline", SUPERLINK)
+    lost.alive("5", "s1")
+    assert lost.reasons() == {"5": "offline"}, "its SuperNode runs, and cannot reach the SuperLink"
+    lost.dead("5", "killed by signal 9")
+    lost.alive("5")
+    assert lost.reasons() == {}
+    lost.dead("5", "offline", SUPERLINK)
+    lost.alive("5", "s2")
+    lost.alive("5", "s3")
+    assert lost.reasons() == {}
+
+
 def test_deaths_that_a_server_before_us_wrote_stay(tmp_path: Path) -> None:
     path = tmp_path / "control.json"
     first, second = {"at": "10:00", "reason": "killed"}, {"at": "10:05", "reason": "offline"}

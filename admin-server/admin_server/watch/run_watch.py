@@ -141,7 +141,7 @@ class RunWatch:
 
     async def _steer(self, end: ProcessEnd | None) -> None:
         """Tell the engine who is lost, tell the store that it runs, and make a stop happen that the engine does not."""
-        if end is None and self.has_journal:
+        if end is None and self.reads_wishes:
             lost_nodes = self._around.lost_nodes
             self._control.lose(lost_nodes.reasons(), lost_nodes.deaths())
         if self.status == "starting" and self.flower is not None and self.flower.status == "running":
