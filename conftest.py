@@ -1,5 +1,6 @@
 """What holds for every test of the house: TERM ends a run like Ctrl-C, and a skip needs its line in tests/skips.txt."""
 
+import gc
 import signal
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +15,12 @@ LISTED = Path(__file__).parent / "tests" / "skips.txt"
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Skips(allowed_reasons()), "espalier-skips")
     signal.signal(signal.SIGTERM, end_like_ctrl_c)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what all modules have made by now out of later collections: Flower asks for one with each array record."""
+    gc.collect()
+    gc.freeze()
 
 
 def end_like_ctrl_c(_number: int, _frame: FrameType | None) -> None:

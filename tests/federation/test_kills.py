@@ -11,7 +11,7 @@ from tests.federation.rows import assert_log_equals_file, assert_rows_equal_jour
 from tests.federation.stack import MAX_ATTEMPTS, Json, Server, Stack, is_alive, kill_recorded, process_record, wait_for
 from tests.federation.undisturbed import assert_same_training
 
-ROUNDS = 4
+ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
