@@ -1,4 +1,4 @@
-"""Our SuperLink, killed as soon as it has done what a request asks, before it answers: once for each request that Flower cannot be asked twice.
+"""Our SuperLink, killed when it has done what is asked, before it answers: once for each request that stock fails at.
 
 `python mortal_superlink.py DEATHS <arguments of flower_runtime.superlink>`; DEATHS is a file with a line for each death.
 """
