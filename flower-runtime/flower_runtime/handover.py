@@ -201,12 +201,13 @@ class Handover:
 
     def _is_sent(self, message_id: str) -> bool:
         """Has the loop taken the reply to a message? It forgets both once it has pushed it."""
-        with self._state.lock_msg_store:
-            reply = self._state.msg_store.get(self._reply_of.get(message_id))
-            return message_id not in self._state.msg_store or (reply is not None and reply.is_retrieved)
+        reply_id, state = self._reply_of.get(message_id), self._state
+        with state.lock_msg_store:
+            reply = state.msg_store.get(reply_id)
+            return reply_id is not None and (message_id not in state.msg_store or (reply is not None and reply.is_retrieved))
 
     def _is_whole(self, reply_id: str | None) -> bool:
-        """Are all objects of a reply stored?"""
+        """Are all objects of a reply stored? None, where there is no reply, is not."""
         store = self._state.object_store
         try:
             tree = store.get_object_tree(reply_id)

@@ -1,4 +1,4 @@
-"""Our SuperLink, killed when it has done what is asked, before it answers: once for each request that stock fails at.
+"""Our SuperLink, killed when it has done what is asked, before it answers: once for each of six kinds of request.
 
 `python mortal_superlink.py DEATHS <arguments of flower_runtime.superlink>`; DEATHS is a file with a line for each death.
 """

@@ -110,6 +110,13 @@ def test_a_reply_that_flower_forgot_half_way_becomes_an_error(node: NodeState) -
     assert reply.error.reason == "exit code 1"
 
 
+def test_a_message_that_the_loop_gave_up_is_not_taken_for_answered(node: NodeState) -> None:
+    message = node.arrive("its objects cannot be pulled")
+    task = _take(node.handover, node.state)
+    node.state.delete_messages(message_ids=[message.metadata.message_id])
+    assert not node.handover.has_reply(task), "its ClientApp died, and did not end well"
+
+
 def test_a_reply_that_the_loop_has_taken_is_left_to_it(node: NodeState) -> None:
     handover, state = node.handover, node.state
     message = node.arrive("work")
