@@ -18,7 +18,7 @@ from flower_app.record import FAILED, STOPPED, RecordedRun, RunRecord, Unrecorde
 from flower_app.round import POLL_S
 from flower_app.run_directory import ATTEMPT, RUN_DIR, RunDirectory
 from flower_app.strategies import StrategyDriver
-from flower_app.workloads import make_workload
+from flower_app.workloads import make_workload, settled
 
 STOP_LINGER_S = 5.0
 
@@ -62,7 +62,7 @@ def _run(
 ) -> str:
     """Run, write the end line, and give the status; a failed run raises."""
     try:
-        config = RunConfig.parse(run_config)
+        config = settled(RunConfig.parse(run_config))
         engine = RoundEngine(grid, config, make_workload(config), StrategyDriver(config), record, control, clock)
         status = engine.run()
     except Exception as error:

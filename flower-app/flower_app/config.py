@@ -23,12 +23,29 @@ def key(default: ConfigValue, **limits: Any) -> Any:
     return field(default=default, metadata=limits)
 
 
+OPEN: Mapping[str, ConfigValue] = {
+    "lr": 0.05,
+    "optimizer": "sgd",
+    "batch-size": 32,
+    "local-epochs": 5,
+    "partitioner": "dirichlet",
+}
+"""What a workload that says nothing else trains with, where the run leaves it open."""
+
+BUDGET = ("local-epochs", "local-steps", "local-seconds")
+"""What ends a site's training in a round; the first of those that are set, that is reached."""
+
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """What a run does, the same on the server and on every node.
 
     Key `num-rounds` is field `num_rounds`; defaults equal `[tool.flwr.app.config]` of pyproject.toml.
-    Times are seconds. `values` holds every key as given, a workload's own ones too.
+    Times are seconds. `values` holds every key as given, a workload's own ones too. What is left to the workload is 0 or
+    empty until left_to() has filled it in.
     """
 
     current_run_id: str = key("")
@@ -47,12 +64,30 @@ class RunConfig:
     krum_select: int = key(1, at_least=1)
     fair_q: float = key(0.1, at_least=0)
     seed: int = key(42, at_least=0)
-    lr: float = key(0.05, above=0)
-    local_epochs: int = key(5, at_least=1)
+    lr: float = key(0.0, at_least=0)
+    optimizer: str = key("", choices=("", "sgd", "adamw"))
+    weight_decay: float = key(0.0, at_least=0)
+    lr_schedule: str = key("constant", choices=("constant", "linear", "cosine"))
+    warmup_share: float = key(0.0, at_least=0, below=1)
+    local_epochs: int = key(0, at_least=0)
     local_steps: int = key(0, at_least=0)
-    batch_size: int = key(32, at_least=1)
+    local_seconds: float = key(0.0, at_least=0)
+    batch_size: int = key(0, at_least=0)
+    device: str = key("auto", choices=DEVICES)
+    amp: str = key("auto", choices=("auto", "off"))
+    memory_warning_share: float = key(0.9, above=0, at_most=1)
     hidden_size: int = key(32, at_least=0)
-    partitioner: str = key("dirichlet")
+    base_model: str = key("")
+    num_layers: int = key(0, at_least=0)
+    max_length: int = key(0, at_least=0)
+    lora_r: int = key(16, at_least=0)
+    lora_alpha: float = key(32.0, above=0)
+    lora_dropout: float = key(0.0, at_least=0, below=1)
+    lora_targets: str = key("")
+    lora_aggregation: str = key("svd", choices=("svd", "avg", "ffa"))
+    dataset: str = key("")
+    partitioner: str = key("")
+    partitioner_options: str = key("")
     dirichlet_alpha: float = key(0.3, above=0)
     classes_per_site: int = key(2, at_least=1)
     eval_share: float = key(0.2, at_least=0, below=1)
@@ -101,6 +136,20 @@ class RunConfig:
             parsed[each.name] = effective[name] = value
         return cls(**parsed, values=MappingProxyType(effective))
 
+    def left_to(self, workload: Mapping[str, ConfigValue]) -> "RunConfig":
+        """Fill in what the run leaves to its workload: each key of OPEN that is 0 or empty; of BUDGET, where all three are.
+
+        workload: its own defaults, by key; what it does not say is as OPEN says. Raises ConfigError for a default that no run
+        could give.
+        """
+        defaults = {**OPEN, **workload}
+        if any(workload.get(name) for name in BUDGET):
+            defaults |= {name: workload.get(name, 0) for name in BUDGET}
+        if any(self.values[name] for name in BUDGET):
+            defaults = {name: value for name, value in defaults.items() if name not in BUDGET}
+        filled = {name: value for name, value in defaults.items() if not self.values.get(name)}
+        return RunConfig.parse({**self.values, **filled})
+
 
 @dataclass(frozen=True)
 class NodeConfig:
@@ -129,6 +178,12 @@ class NodeConfig:
                 f"got {partition_id}"
             )
         return cls(str(node_id), name, partition_id, num_partitions)
+
+
+def device_wish(value: ConfigValue) -> str:
+    """Check the device that a run or a node's config wishes for. Raises ConfigError."""
+    _in_range("device", value, {"choices": DEVICES})
+    return str(value)
 
 
 def _required(values: Mapping[str, ConfigValue], name: str, node: str) -> int:

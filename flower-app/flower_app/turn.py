@@ -6,12 +6,12 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from flower_app.config import NodeConfig, RunConfig
+from flower_app.config import ConfigValue, NodeConfig, RunConfig, device_wish
 from flower_app.measures import Stopwatch, architecture, peak_rss_bytes, rss_bytes, threads
 from flower_app.replies import ANSWERS, ARRAYS, CONFIG, FACTS, METRICS, MODEL_SHA256, NUM_EXAMPLES, ROUND, TIMINGS
 from flower_app.updates import TRAIN
 from flower_app.wire import digest, records_of, to_arrays, to_record
-from flower_app.workloads import make_workload
+from flower_app.workloads import make_workload, settled
 from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, derived_seed
 
 CACHE_DIR = "ESPALIER_CACHE_DIR"
@@ -30,9 +30,10 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
     watch, started_bytes = Stopwatch(), rss_bytes()
     with watch.part("total_s"):
         node = NodeConfig.parse(context.node_config, context.node_id)
-        config = RunConfig.parse(context.run_config)
+        with watch.part("prepare_s"):
+            config = settled(RunConfig.parse(context.run_config))
         settings = dict(records_of(message.content, ConfigRecord).get(CONFIG, ConfigRecord()))
-        env = _env_of(node, config, int(settings["server-round"]), environment)  # type: ignore[arg-type]
+        env = _env_of(node, config, int(settings["server-round"]), context.node_config, environment)  # type: ignore[arg-type]
         with watch.part("prepare_s"):
             workload = make_workload(config)
             if prepare := getattr(workload, "prepare", None):
@@ -48,7 +49,7 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
             _check(trained.arrays, arrays, trained.num_examples)
         started_from = digest(arrays)
     metrics = _named("train", trained.metrics if trained else {}) | _named("eval", score.metrics)
-    facts: dict[str, str | int] = {
+    facts: dict[str, str | int | float] = {
         "node_name": node.name,
         "partition_id": node.partition_id,
         "num_partitions": node.num_partitions,
@@ -59,6 +60,7 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
         "rss_start_bytes": started_bytes,
         "rss_bytes": rss_bytes(),
         "rss_peak_bytes": peak_rss_bytes(),
+        **(trained.facts if trained else {}),
     }
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         **({ARRAYS: to_record(trained.arrays)} if trained else {}),
@@ -70,7 +72,9 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
     return Message(RecordDict(records), reply_to=message)
 
 
-def _env_of(node: NodeConfig, config: RunConfig, server_round: int, environment: Mapping[str, str]) -> NodeEnv:
+def _env_of(
+    node: NodeConfig, config: RunConfig, server_round: int, own: Mapping[str, ConfigValue], environment: Mapping[str, str]
+) -> NodeEnv:
     cache = environment.get(CACHE_DIR)
     return NodeEnv(
         node_name=node.name,
@@ -79,8 +83,9 @@ def _env_of(node: NodeConfig, config: RunConfig, server_round: int, environment:
         round=server_round,
         seed=derived_seed(config.seed, node.partition_id, server_round),
         threads=threads(node.num_partitions, environment),
-        device="cpu",
+        device=device_wish(own.get("device", config.device)),
         cache_dir=Path(cache) if cache else None,
+        node_config=own,
     )
 
 

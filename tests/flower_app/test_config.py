@@ -45,7 +45,7 @@ def test_a_whole_number_is_a_number() -> None:
         ("num-rounds", 2.5, "num-rounds needs an integer, got 2.5"),
         ("num-rounds", True, "num-rounds needs an integer, got True"),
         ("num-rounds", 0, "num-rounds needs to be at least 1, got 0"),
-        ("lr", 0, "lr needs to be above 0, got 0.0"),
+        ("lr", -1, "lr needs to be at least 0, got -1.0"),
         ("lr", float("nan"), "lr needs a finite number, got nan"),
         ("lr", False, "lr needs a number, got False"),
         ("eval-share", 1.0, "eval-share needs to be below 1, got 1.0"),
@@ -57,6 +57,23 @@ def test_an_unusable_value_names_the_key(key: str, value: Any, sentence: str) ->
     with pytest.raises(ConfigError) as raised:
         RunConfig.parse({key: value})
     assert str(raised.value) == sentence
+
+
+def test_what_a_run_leaves_open_is_its_workloads_and_what_neither_says_is_everybodys() -> None:
+    open_run = RunConfig.parse({})
+    assert (open_run.lr, open_run.optimizer, open_run.batch_size, open_run.partitioner) == (0.0, "", 0, "")
+    settled = open_run.left_to({"lr": 0.001, "optimizer": "adamw", "local-steps": 15, "prompt": "short"})
+    assert (settled.lr, settled.optimizer, settled.batch_size, settled.partitioner) == (0.001, "adamw", 32, "dirichlet")
+    assert (settled.local_steps, settled.local_epochs, settled.local_seconds) == (15, 0, 0.0)
+    assert (settled.values["lr"], settled.values["prompt"]) == (0.001, "short")
+    assert open_run.left_to({}).local_epochs == 5
+    said = RunConfig.parse({"lr": 0.1, "local-seconds": 2, "prompt": "long"})
+    kept = said.left_to({"lr": 0.001, "local-steps": 15, "prompt": "short"})
+    assert (kept.lr, kept.local_seconds, kept.local_steps, kept.local_epochs) == (0.1, 2.0, 0, 0)
+    assert kept.values["prompt"] == "long"
+    assert kept.left_to({"lr": 0.001, "local-steps": 15}) == kept
+    with pytest.raises(ConfigError, match="batch-size needs to be at least 0, got -1"):
+        open_run.left_to({"batch-size": -1})
 
 
 def test_a_node_knows_its_part() -> None:

@@ -42,7 +42,7 @@ def test_training_learns_and_the_seed_decides(make_env: MakeEnv) -> None:
     trained = digits.train(arrays, {}, make_env())
     assert all(np.array_equal(values, digits.initial_arrays()[name]) for name, values in arrays.items())
     assert trained.num_examples == 779
-    assert set(trained.metrics) == {"loss", "accuracy"}
+    assert set(trained.metrics) == {"loss", "accuracy", "examples_per_s", "step_s"}
     before, after = (digits.evaluate(each, {}, make_env()).metrics["accuracy"] for each in (arrays, trained.arrays))
     assert after > before + 0.3
     again = digits.train(arrays, {}, make_env(node_name="elsewhere"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 APP = Path(__file__).parents[2] / "flower-app"
-LARGEST_BYTES = 200_000
+LARGEST_BYTES = 400_000
 
 
 @pytest.fixture(scope="module")

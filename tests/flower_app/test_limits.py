@@ -40,7 +40,7 @@ FORMS: dict[str, Arrays] = {
 @pytest.mark.parametrize("strategy", [name for name, rule in sorted(RULES.items()) if not rule.streams])
 def test_what_is_counted_is_what_flower_takes(federation: Federation, strategy: str, form: str, count: int) -> None:
     model = FORMS[form]
-    driver = StrategyDriver(RunConfig.parse({"strategy": strategy, "krum-select": 3}))
+    driver = StrategyDriver(RunConfig.parse({"strategy": strategy, "krum-select": 3, "lr": 0.05}))
     driver.messages(1, model, [101], federation.grid)
     drawn = np.random.default_rng(1)
     tracemalloc.start()

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flower_app.workloads import sklearn_table
-from flower_app.workloads.sklearn_table import DataMissing, load_table
+from flower_app.workloads.data_dirs import DataMissing
+from flower_app.workloads.sklearn_table import load_table
 
 
 def test_a_table_is_cached_where_the_node_allows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,15 @@ def make_workload(config: RunConfig) -> Workload:
     Raises ConfigError (key `workload`): unknown name, with the choices; a reference that leads nowhere.
     An error inside the workload's own module comes through as it is.
     """
-    return _find(config.workload)(config)
+    return _find(config.workload)(settled(config))
+
+
+def settled(config: RunConfig) -> RunConfig:
+    """Fill in what a run leaves to its workload, which may have `defaults`: run-config keys and their values.
+
+    Raises ConfigError as make_workload() does.
+    """
+    return config.left_to(getattr(_find(config.workload), "defaults", {}))
 
 
 def _find(name: str) -> Callable[[RunConfig], Workload]:

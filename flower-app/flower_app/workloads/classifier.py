@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from flower_app.config import RunConfig
+from flower_app.config import ConfigValue, RunConfig
 from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, TrainResult, derived_seed
 from flower_app.workloads.partition import Examples, Indices, Labels, check_partitioner, partition, stratified_split
 
@@ -29,11 +29,12 @@ class Classifier(ABC):
 
     name: str
     no_natural_key: ClassVar[str | None] = None
+    defaults: ClassVar[Mapping[str, ConfigValue]] = {}
 
     def __init__(self, config: RunConfig) -> None:
         """Raises ConfigError (key `partitioner`)."""
-        check_partitioner(config.partitioner, self.name, self.no_natural_key)
-        self.config = config
+        self.config = config.left_to(self.defaults)
+        check_partitioner(self.config.partitioner, self.name, self.no_natural_key)
 
     @abstractmethod
     def load(self, cache_dir: Path | None) -> Examples:
@@ -65,7 +66,7 @@ class Classifier(ABC):
         from flower_app.workloads import training
 
         examples, _ = self.own_examples(env)
-        return training.train(training.load(self.build(), arrays), examples, self.config, settings, env.seed)
+        return training.train(training.load(self.build(), arrays), examples, self.config, settings, env)
 
     def evaluate(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> EvalResult:
         """Score the arrived model on the share of this site's examples that is held back."""
@@ -74,7 +75,7 @@ class Classifier(ABC):
         _, held = self.own_examples(env)
         if not len(held):
             return EvalResult(0, {})
-        return EvalResult(len(held), training.score(training.load(self.build(), arrays), held))
+        return EvalResult(len(held), training.score(training.load(self.build(), arrays), held, env.device))
 
     def server_evaluate(self, arrays: Arrays) -> Metrics:
         """Score on the test split, which no site trains on."""

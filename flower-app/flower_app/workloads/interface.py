@@ -1,9 +1,9 @@
 """What a workload is: numpy arrays in, numpy arrays out, whatever trains in between."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ class NodeEnv:
     """Where a workload works.
 
     seed: for this (run seed, partition, round), so that a repeated round draws the same numbers on any node.
+    device: auto, cpu, cuda or mps, as the run or the node wants it; what is used is a matter of what is there.
     cache_dir: where the node lets the app keep files between messages; None = keep nothing.
+    node_config: what the SuperNode was started with, a site's own keys for a workload among it.
     """
 
     node_name: str
@@ -31,15 +33,20 @@ class NodeEnv:
     threads: int
     device: str
     cache_dir: Path | None
+    node_config: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The trained model; num_examples (>= 1) are the distinct examples it has seen and is its weight in the mean."""
+    """The trained model; num_examples (>= 1) are the distinct examples it has seen and is its weight in the mean.
+
+    facts: what else is worth a line in the record of the update, by name: device, memory.
+    """
 
     arrays: Arrays
     num_examples: int
     metrics: Metrics
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,20 @@ class Workload(Protocol):
 
 class Extras(Protocol):
     """What a workload may have besides; the app looks for each by its name."""
+
+    defaults: ClassVar[Mapping[str, bool | int | float | str]]
+    """Values of run-config keys that a run may leave to its workload, by key: config.OPEN and BUDGET, and keys of its own."""
+
+    def products(self) -> Sequence[tuple[str, str]]:
+        """Name the pairs of arrays (B, A) of which only the product counts: the server averages B @ A, not B and A.
+
+        B is (outputs, rank), A (rank, inputs). A site may answer with pairs of a smaller rank.
+        """
+        ...
+
+    def whole_model(self) -> tuple[int, int]:
+        """Say how large the model is of which only a part is trained and travels: its parameters, and their bytes."""
+        ...
 
     def prepare(self, env: NodeEnv) -> None:
         """Import what is heavy and load the data, so that their seconds are told apart from training."""

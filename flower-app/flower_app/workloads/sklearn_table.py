@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-
-class DataMissing(RuntimeError):
-    """The data of a workload are not on this machine."""
+from flower_app.workloads.data_dirs import DataMissing
 
 
 @cache

@@ -1,6 +1,8 @@
-"""Training and scoring a torch classifier: arrays in, arrays out."""
+"""Training and scoring with torch: the loop that every torch workload shares, and what classifiers put into it."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,76 +10,120 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from flower_app.config import RunConfig
-from flower_app.workloads.interface import Arrays, Metrics, TrainResult
+from flower_app.workloads.devices import choose_device, name_of, turn_at
+from flower_app.workloads.interface import Arrays, Metrics, NodeEnv, TrainResult
+from flower_app.workloads.memory import MemoryWatch, told_when_out_of_memory
+from flower_app.workloads.optimizers import Proximity, make_optimizer, share_of_lr
 from flower_app.workloads.partition import Examples
+from flower_app.workloads.precision import Precision
 from flower_app.workloads.scores import scores_of
 
-MOMENTUM = 0.9
+CHANNELS_LAST_FROM = 28
+"""Pixels a side: convolutions of such images take a third less time with channels last; smaller ones take more."""
+
+EVALUATION_BATCH = 512
+
+Facts = dict[str, str | int | float]
+BatchLoss = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+"""From the places of a batch's examples: their mean loss, and how many of them were answered right where that can be said."""
 
 
-def train(model: torch.nn.Module, examples: Examples, config: RunConfig, settings: Mapping[str, Any], seed: int) -> TrainResult:
-    """Train local-epochs epochs, or local-steps batches where that is set, by SGD with momentum, made anew each round.
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit has seen and what it cost; metrics are means over the batches, each as the model met it."""
 
-    settings: `proximal-mu`, where the strategy sends it, holds the model near the one that arrived.
-    The metrics loss and accuracy are means over the batches, each as the model met it; loss is without the proximal term.
+    num_examples: int
+    metrics: Metrics
+    facts: Facts
+
+
+def fit(
+    model: torch.nn.Module, batch_loss: BatchLoss, count: int, config: RunConfig, settings: Mapping[str, Any], env: NodeEnv
+) -> Fitted:
+    """Train a model on `count` examples until local-epochs, local-steps or local-seconds are used up, whichever comes first.
+
+    The model lies on the device that batch_loss computes on. settings: `proximal-mu`, where the strategy sends it, holds the
+    model near the one that arrived; the loss is told without that term. Raises OutOfMemory.
     """
-    x, y = torch.from_numpy(examples.x), torch.from_numpy(examples.labels)
-    step = momentum_sgd(model, config.lr, float(settings.get("proximal-mu", 0.0)))
-    losses, hits, seen = 0.0, 0, 0
-    model.train()
-    for batch in batches(len(y), config, seed):
-        logits = model(x[batch])
-        loss = cross_entropy(logits, y[batch])
-        loss.backward()  # type: ignore[no-untyped-call]
-        step()
-        losses += loss.item() * len(batch)
-        hits += int((logits.argmax(1) == y[batch]).sum())
-        seen += len(batch)
-    return TrainResult(arrays_of(model), min(seen, len(y)), {"loss": losses / seen, "accuracy": hits / seen})
+    device = next(model.parameters()).device
+    with turn_at(device) as waited_s, told_when_out_of_memory(device):
+        watch, precision = MemoryWatch(device, config.memory_warning_share), Precision(device, config.amp)
+        optimizer = make_optimizer(model.parameters(), config)
+        proximity = Proximity(model.parameters(), float(settings.get("proximal-mu", 0.0)))
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        losses, hits = torch.zeros((), dtype=wide, device=device), torch.zeros((), dtype=torch.int64, device=device)
+        seen, steps, counts_hits = 0, 0, True
+        started = time.monotonic()
+        model.train()
+        for batch, progress in batches(count, config, env.seed):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * share_of_lr(config.lr_schedule, config.warmup_share, progress)
+            with precision.cast():
+                loss, right = batch_loss(batch)
+            precision.backward(loss)
+            proximity.pull(precision.scale)
+            precision.step(optimizer)
+            optimizer.zero_grad()
+            losses += loss.detach() * len(batch)  # on the device: a look at each loss would wait for it
+            counts_hits = counts_hits and right is not None
+            hits += 0 if right is None else right
+            seen, steps = seen + len(batch), steps + 1
+        metrics = {"loss": losses.item() / seen}
+        seconds = max(time.monotonic() - started, 1e-9)
+        metrics |= {"accuracy": hits.item() / seen} if counts_hits else {}
+        metrics |= {"examples_per_s": seen / seconds, "step_s": seconds / steps}
+        facts: Facts = {"device": name_of(device), "precision": precision.name, "steps": steps, "waited_for_device_s": waited_s}
+    return Fitted(min(seen, count), metrics, {**facts, **watch.facts()})
 
 
-def score(model: torch.nn.Module, examples: Examples) -> Metrics:
+def train(
+    model: torch.nn.Module, examples: Examples, config: RunConfig, settings: Mapping[str, Any], env: NodeEnv
+) -> TrainResult:
+    """Fit a classifier to examples, on the device that there is."""
+    device = choose_device(env.device)
+    with told_when_out_of_memory(device):
+        x, y = torch.from_numpy(examples.x), torch.from_numpy(examples.labels)
+        layout = torch.channels_last if x.ndim == 4 and min(x.shape[2:]) >= CHANNELS_LAST_FROM else torch.preserve_format
+        model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+        x, y = x.to(device, memory_format=layout), y.to(device)
+
+    def batch_loss(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        places = batch.to(device)
+        logits = model(x[places])
+        return cross_entropy(logits, y[places]), (logits.argmax(1) == y[places]).sum()
+
+    fitted = fit(model, batch_loss, len(y), config, settings, env)
+    return TrainResult(arrays_of(model), fitted.num_examples, fitted.metrics, fitted.facts)
+
+
+def score(model: torch.nn.Module, examples: Examples, device_wish: str = "cpu") -> Metrics:
     """Give the loss and what scores_of() says of at least one example."""
-    model.eval()
-    with torch.inference_mode():
-        logits = model(torch.from_numpy(examples.x))
+    device = choose_device(device_wish)
+    model = model.to(device).eval()
+    with torch.inference_mode(), told_when_out_of_memory(device):
+        pieces = torch.split(torch.from_numpy(examples.x), EVALUATION_BATCH)
+        logits = torch.cat([model(piece.to(device)).float().cpu() for piece in pieces])
         loss = float(cross_entropy(logits, torch.from_numpy(examples.labels)))
     return {"loss": loss, **scores_of(logits.numpy(), examples.labels)}
 
 
-def batches(count: int, config: RunConfig, seed: int) -> Iterator[torch.Tensor]:
-    """Shuffle 0..count-1 anew each epoch, until the epochs or the steps are used up."""
+def batches(count: int, config: RunConfig, seed: int) -> Iterator[tuple[torch.Tensor, float]]:
+    """Shuffle 0..count-1 anew each epoch, until the epochs, the steps or the seconds are used up; at least one batch.
+
+    Gives each batch with the share of the fit that lies before it.
+    """
     generator = torch.Generator().manual_seed(seed)
     steps_of_epoch = -(-count // config.batch_size)
-    left = config.local_steps or config.local_epochs * steps_of_epoch
-    while left > 0:
-        for batch in torch.split(torch.randperm(count, generator=generator), config.batch_size)[:left]:
-            yield batch
-            left -= 1
-
-
-def momentum_sgd(model: torch.nn.Module, lr: float, proximal_mu: float = 0.0) -> Callable[[], None]:
-    """Give the step of SGD with momentum, which uses the gradients up.
-
-    The same arithmetic as torch.optim.SGD, whose first step imports torch._dynamo: 2.0 CPU-s, in a process that
-    lives for one message and trains for half a second.
-    proximal_mu: weight of FedProx's term ½ ‖w - start‖², whose gradient joins the loss's; start is the model as it is now.
-    Source: Li et al. 2020, equation 2 (arXiv:1812.06127). Flower's example has the norm without its square.
-    """
-    parameters = list(model.parameters())
-    starts = [parameter.detach().clone() for parameter in parameters] if proximal_mu else parameters
-    velocities = [torch.zeros_like(parameter) for parameter in parameters]
-
-    def step() -> None:
-        with torch.no_grad():
-            for parameter, start, velocity in zip(parameters, starts, velocities, strict=True):
-                velocity.mul_(MOMENTUM).add_(_gradient(parameter))
-                if proximal_mu:
-                    velocity.add_(parameter - start, alpha=proximal_mu)
-                parameter.add_(velocity, alpha=-lr)
-                parameter.grad = None
-
-    return step
+    limits = [limit for limit in (config.local_steps, config.local_epochs * steps_of_epoch) if limit]
+    most = min(limits) if limits else None
+    started, done = time.monotonic(), 0
+    while True:
+        for batch in torch.split(torch.randperm(count, generator=generator), config.batch_size):
+            spent = (time.monotonic() - started) / config.local_seconds if config.local_seconds else 0.0
+            if done and (done == most or spent >= 1):
+                return
+            yield batch, min(max(done / most if most else 0.0, spent), 1.0)
+            done += 1
 
 
 def load(model: torch.nn.Module, arrays: Arrays) -> torch.nn.Module:
@@ -87,10 +133,5 @@ def load(model: torch.nn.Module, arrays: Arrays) -> torch.nn.Module:
 
 
 def arrays_of(model: torch.nn.Module) -> Arrays:
-    """Give the model's state by name, on its own memory."""
-    return {name: values.detach().cpu().numpy() for name, values in model.state_dict().items()}
-
-
-def _gradient(parameter: torch.Tensor) -> torch.Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
+    """Give the model's state by name, in memory of the CPU, each array in C order."""
+    return {name: np.ascontiguousarray(values.detach().cpu().numpy()) for name, values in model.state_dict().items()}
