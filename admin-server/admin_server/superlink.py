@@ -195,7 +195,7 @@ class Superlink:
     async def _executor_launch(self) -> Launch:
         process = self._executor.process
         ready = log_line(process.log_path, "executor ready", process.log_size())
-        return Launch(self._made().executor_argv(), self._environment(), ready)
+        return Launch(self._made().executor_argv(), self._environment() | self._settings.handed_on, ready)
 
     def _environment(self) -> dict[str, str]:
         return child_environment({"FLWR_HOME": str(self._home / "superlink" / "flwr-home")})

@@ -170,6 +170,7 @@ def supernode_environment(settings: Settings) -> Mapping[str, str]:
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "OMP_WAIT_POLICY": "PASSIVE",
+            **settings.handed_on,
         }
     )
 

@@ -1,12 +1,16 @@
 """What every server of ours can be told by its environment."""
 
 import ipaddress
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SYSTEM_DATA = Path("/usr/share/datasets")
+"""Where Debian's dataset packages put what they bring."""
 
 
 class ServerSettings(BaseSettings):
@@ -15,6 +19,10 @@ class ServerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True)
 
     espalier_home: Path = Field(default=Path("~/.local/state/espalier"), description="Folder of all state, mode 0700.")
+    data_dirs: Annotated[list[Path], NoDecode] = Field(
+        default_factory=lambda told: [told["espalier_home"] / "data", SYSTEM_DATA],
+        description="Folders of data that workloads may read, by colons; those of the first one win.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level that is logged.")
     body_limit_bytes: int = Field(
         default=1_048_576, ge=1024, description="Largest request body, where a route says nothing else."
@@ -29,6 +37,12 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("data_dirs", mode="before")
+    @classmethod
+    def _folders(cls, value: Any) -> Any:
+        parts = [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+        return [Path(part).expanduser().absolute() for part in parts]
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -58,6 +72,11 @@ class ServerSettings(BaseSettings):
                 f"listening on {self.host} needs TLS: set TLS_CERTIFICATE and TLS_KEY, or listen on 127.0.0.1 behind a proxy"
             )
         return self
+
+    @property
+    def handed_on(self) -> dict[str, str]:
+        """What an app, here or at a site, is told of these settings by its environment."""
+        return {"ESPALIER_DATA_DIRS": os.pathsep.join(map(str, self.data_dirs))}
 
 
 def is_loopback(host: str) -> bool:

@@ -229,6 +229,7 @@ def test_a_killed_server_finds_its_processes_and_the_run_again(real: Process) ->
 def test_a_stop_ends_a_server_app_that_never_calls_home(real: Process) -> None:
     run_id = real.run("sleeps")
     pid = real.server_app(run_id)
+    assert psutil.Process(pid).environ()["ESPALIER_DATA_DIRS"] == f"{real.home / 'data'}:/usr/share/datasets"
     assert real.http.post("/runs/stop").json()["status"] == "stopping"
     run = real.ended(run_id, 20)
     assert (run["status"], run["reason"]) == ("stopped", "stop asked")

@@ -209,6 +209,7 @@ async def test_the_supernode_gets_no_key_and_its_threads_are_bounded(site: OpenS
     assert not any("secret" in value or "node-token" in value for value in environment.values())
     assert environment["OMP_NUM_THREADS"] == str(site.site.settings.client_threads)
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert environment["ESPALIER_DATA_DIRS"] == f"{site.site.settings.espalier_home / 'data'}:/usr/share/datasets"
     argv = started["argv"]
     assert argv[argv.index("--node-config") + 1] == 'node-name="Site A"'
     assert argv[argv.index("--forward-logs") + 1] == "errors"

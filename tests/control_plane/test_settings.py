@@ -13,7 +13,8 @@ class Settings(ServerSettings):
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ESPALIER_HOME", "LOG_LEVEL", "CORS", "TLS_CERTIFICATE", "TLS_KEY", "HOST", "PORT", "BODY_LIMIT_BYTES"):
+    names = ("ESPALIER_HOME", "DATA_DIRS", "LOG_LEVEL", "CORS", "TLS_CERTIFICATE", "TLS_KEY", "HOST", "PORT", "BODY_LIMIT_BYTES")
+    for name in names:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -21,6 +22,17 @@ def test_without_any_setting_it_listens_on_loopback_and_lets_no_foreign_page_in(
     settings = Settings()
     assert (settings.host, settings.cors, settings.tls_certificate) == ("127.0.0.1", [], None)
     assert settings.espalier_home == Path.home() / ".local/state/espalier"
+
+
+def test_data_are_looked_for_in_the_home_and_where_debian_puts_them_or_in_folders_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ESPALIER_HOME", "/var/espalier")
+    monkeypatch.setenv("DATA_DIRS", "")
+    assert Settings().handed_on == {"ESPALIER_DATA_DIRS": "/var/espalier/data:/usr/share/datasets"}
+    monkeypatch.setenv("DATA_DIRS", "~/images::scans")
+    assert Settings().data_dirs == [Path.home() / "images", tmp_path / "scans"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "hospital.example"])
