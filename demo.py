@@ -1,6 +1,6 @@
-"""A coordinator and three sites on this machine train a real model on real data, driven by REST alone.
+"""A coordinator and three or four sites on this machine train a real model on real data, driven by REST alone.
 
-Starts one admin server and three client servers as children, then does what a person would do with an HTTP client, and
+Starts one admin server and a client server for each site as children, then does what a person would do with an HTTP client, and
 prints what it reads back. `python3 run.py demo` installs what this needs and starts it.
 """
 
@@ -24,13 +24,13 @@ try:
     from rich.console import Console
 
     from demo_rounds import figure, shown_rounds, size
+    from demo_sites import PATIENCE_S, absent, all_online, explained, start_supernode
     from demo_stack import Rest, Signalled, Stack, Trouble, ignore_signals, note_signals
+    from demo_workloads import DEMOS, Demo, make_ready, travelling
 except ModuleNotFoundError as missing:
     sys.exit(f"demo: the package {missing.name} is missing; `python3 run.py demo` installs everything and starts the demo.")
 
-SITES = ("site-a", "site-b", "site-c")
-GOAL = 0.95  # test accuracy
-PATIENCE_S = 90.0  # a SuperLink starts in 2 to 7 s, a SuperNode that died is back in a few
+SITES = ("site-a", "site-b", "site-c", "site-d")
 LONGEST_S = 3600.0
 ENDS = ("completed", "failed", "stopped")
 WRITTEN = {
@@ -45,10 +45,11 @@ out = Console(highlight=False, soft_wrap=True)
 def main() -> int:
     """Tell the story; 0 when the goal was reached, 1 with a sentence when it was not, 128 + signal when interrupted."""
     options = parse_options()
+    demo = DEMOS[options.workload]
     note_signals()
     try:
-        with Stack(options.home.expanduser().absolute(), options.ports, SITES) as stack:
-            reached = story(stack, options.rounds)
+        with Stack(options.home.expanduser().absolute(), options.ports, SITES[: demo.sites]) as stack:
+            reached = story(stack, options.workload, demo, options.rounds or demo.rounds)
             if options.keep:
                 keep_up(stack)
         return 0 if reached else 1
@@ -64,23 +65,26 @@ def main() -> int:
 
 def parse_options() -> argparse.Namespace:
     home = Path(os.environ.get("ESPALIER_HOME") or "~/.local/state/espalier")
+    defaults = ", ".join(f"{name} {demo.rounds}" for name, demo in DEMOS.items())
     parser = argparse.ArgumentParser(prog="python3 run.py demo", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
+    add("--workload", choices=DEMOS, default="digits", help="what is trained (default digits)")
     add("--keep", action="store_true", help="keep the servers up afterwards, until Ctrl-C")
-    add("--rounds", type=int, default=10, metavar="N", help="rounds of training (default 10)")
+    add("--rounds", type=int, metavar="N", help=f"rounds of training (default {defaults})")
     add("--home", type=Path, default=home, metavar="DIR", help="folder of all state (default: ESPALIER_HOME)")
-    add("--ports", type=int, default=8000, metavar="BASE", help="admin server there, sites at the next three (default 8000)")
+    add("--ports", type=int, default=8000, metavar="BASE", help="admin server there, sites at the next ports (default 8000)")
     options = parser.parse_args()
-    if options.rounds < 1:
+    if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds is 1 or more")
     if not 1024 <= options.ports <= 64000:
         parser.error("--ports is between 1024 and 64000")
     return options
 
 
-def story(stack: Stack, rounds: int) -> bool:
+def story(stack: Stack, workload: str, demo: Demo, rounds: int) -> bool:
     """Do it all once; True when the test accuracy that REST gives at the end reaches the goal."""
     started = time.monotonic()
+    make_ready(stack, workload)
     with phase("servers"):
         stack.start()
         for server in stack.servers:
@@ -90,16 +94,16 @@ def story(stack: Stack, rounds: int) -> bool:
     with phase("sites"):
         for number, (name, site) in enumerate(stack.sites.items()):
             enrol(stack.admin, site, name)
-            start_supernode(site, number)
+            start_supernode(stack, name, number)
         stack.wait("the sites", lambda: all_online(stack), PATIENCE_S, lambda: absent(stack))
         out.print(f"  {', '.join(stack.sites)} online")
     with phase("training"):
-        run = train(stack, rounds)
+        run = train(stack, {"workload": workload, "num-rounds": rounds, **demo.run_config})
     report(stack.admin, run)
     out.print(f"{time.monotonic() - started:.1f} s in all")
     accuracy = run["metrics"].get("accuracy")
-    if accuracy is None or accuracy < GOAL:
-        print(f"demo: test accuracy {accuracy} is below {GOAL} after {run['rounds_done']} rounds.", file=sys.stderr)
+    if accuracy is None or accuracy < demo.goal:
+        print(f"demo: test accuracy {accuracy} is below {demo.goal} after {run['rounds_done']} rounds.", file=sys.stderr)
         return False
     return True
 
@@ -141,46 +145,10 @@ def enrol(admin: Rest, site: Rest, name: str) -> None:
     out.print(f"  {name} enrolled as Flower node {node['flower_node_id']}")
 
 
-def start_supernode(site: Rest, number: int) -> None:
-    """Start a site's SuperNode with its partition; one that runs already, or is starting again, goes on."""
-    if site.get("/supernode")["state"] in ("starting", "running"):
-        return
-    partition = {"partition_id": number, "num_partitions": len(SITES)}
-    site.post("/supernode/start", partition)
-
-
-def all_online(stack: Stack) -> bool:
-    """Does the coordinator see every site online? Raises Trouble with the cause when a site's SuperNode has failed."""
-    for name, site in stack.sites.items():
-        state = site.get("/supernode")
-        if state["state"] == "failed":
-            raise Trouble(f"the SuperNode of {name} failed: {explained(state)}")
-    return all(status == "online" for status in statuses(stack).values())
-
-
-def absent(stack: Stack) -> str:
-    """Name the sites that are not online, each with what its own server says of its SuperNode."""
-    away = {name: status for name, status in statuses(stack).items() if status != "online"}
-    states = {name: stack.sites[name].get("/supernode") for name in away}
-    return "; ".join(
-        f"{name} is {away[name]}, its SuperNode {state['state']}: {explained(state)}" for name, state in states.items()
-    )
-
-
-def statuses(stack: Stack) -> dict[str, str]:
-    known = {node["external_id"]: node["status"] for node in stack.admin.get("/nodes?limit=1000")["items"]}
-    return {name: known.get(name, "unknown") for name in stack.sites}
-
-
-def explained(state: dict[str, Any]) -> str:
-    lines = state.get("last_lines") or []
-    return (state["reason"] or f"it is {state['state']}") + "".join(f"\n    {line}" for line in lines)
-
-
-def train(stack: Stack, rounds: int) -> dict[str, Any]:
+def train(stack: Stack, run_config: dict[str, Any]) -> dict[str, Any]:
     """Start a run and show its rounds as they come; the run as REST tells it at its end."""
     admin = stack.admin
-    run_config = {"num-rounds": rounds, "min-available": len(SITES)}
+    run_config |= {"min-available": len(stack.sites)}
     run_id = admin.post("/runs/start", {"app": "flower-app", "run_config": run_config, "label": "demo"})["id"]
     out.print(f"  run {run_id}")
     seen_all = time.monotonic()
@@ -224,6 +192,8 @@ def report(admin: Rest, run: dict[str, Any]) -> None:
     if final is None:
         raise Trouble(f"run {run['id']} completed, and has no final model among its artifacts.")
     out.print(f"\n[bold]test accuracy {figure(run['metrics'].get('accuracy'), '.4f')}[/bold] after {run['rounds_done']} rounds")
+    if travels := travelling(run["opened"]["model"]):
+        out.print(f"  {travels}")
     model = folder / final["path"]
     if not model.is_file():
         raise Trouble(f"the final model is not at {model}.")

@@ -6,7 +6,7 @@ from statistics import median, quantiles
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("admin-server", "client-server", "control-plane", "db", "flower-app", "flower-runtime", "wasm-task", "benchmarks")
-DOOR = ("run.py", "demo.py", "demo_rounds.py", "demo_stack.py", "conftest.py")
+DOOR = ("run.py", *(path.name for path in sorted(ROOT.glob("demo*.py"))), "conftest.py")
 LONGEST, P90, MEDIAN = 400, 250, 120
 
 

@@ -1,0 +1,77 @@
+"""What the demo can train: its table of demos, what each needs on this machine, and what it says of a model of parts."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from demo_rounds import size
+from demo_stack import Stack, Trouble, signal_group
+
+DEBIAN = Path("/usr/share/datasets")
+FETCH_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demo: its sites, its rounds where nobody says otherwise, the least test accuracy that it has to end with.
+
+    run_config: keys besides the workload's own defaults. fetched: data are brought by `flower_app.fetch`.
+    needs: a file or folder of data, and what installs it.
+    """
+
+    sites: int
+    rounds: int
+    goal: float
+    run_config: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    fetched: bool = False
+    needs: tuple[str, str] | None = None
+
+
+DEMOS = {
+    "digits": Demo(sites=3, rounds=10, goal=0.95),
+    "tabular": Demo(sites=3, rounds=5, goal=0.93),
+    "fashion": Demo(sites=3, rounds=3, goal=0.75, needs=("fashion-mnist", "`apt install dataset-fashion-mnist` brings it")),
+    "lora-text": Demo(sites=4, rounds=4, goal=0.77, fetched=True),
+}
+
+
+def make_ready(stack: Stack, name: str) -> None:
+    """See that the data of a demo are where its servers look for them; raises Trouble, Signalled."""
+    demo, data = DEMOS[name], stack.home / "data"
+    if demo.needs:
+        what, how = demo.needs
+        if not any((folder / what).exists() for folder in (data, DEBIAN)):
+            raise Trouble(f"{name} trains on {what}, which is not in {data} or {DEBIAN}: {how}.")
+    if demo.fetched:
+        fetch(stack, name, data)
+
+
+def fetch(stack: Stack, name: str, data: Path) -> None:
+    """Fetch the data of a workload, its progress shown; what is there already is not fetched again."""
+    command = [sys.executable, "-m", "flower_app.fetch", name, "--to", str(data)]
+    child = subprocess.Popen(command, cwd=Path(__file__).parent, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        stack.wait(f"fetching the data of {name}", lambda: child.poll() is not None, FETCH_S)
+    finally:
+        if child.poll() is None:
+            signal_group(child.pid, signal.SIGKILL)
+        child.wait()
+    if child.returncode:
+        raise Trouble(f"the data of {name} could not be fetched, for the reason above.")
+
+
+def travelling(model: Mapping[str, Any]) -> str | None:
+    """Say what travels of a model of which a part is trained; None where all of it does.
+
+    model: as GET /runs/{id} has it in `opened`.
+    """
+    whole, whole_bytes = model.get("whole_parameters"), model.get("whole_size_bytes")
+    if not whole or not whole_bytes:
+        return None
+    part, part_bytes = model["parameters"], model["size_bytes"]
+    share = f"{part:,} of {whole:,} parameters ({100 * part / whole:.1f} %)"
+    return f"adapters {share}, {size(part_bytes)} instead of {size(whole_bytes)} a message"
