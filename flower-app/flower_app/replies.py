@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from flower_app.blocks import in_blocks, is_finite
+from flower_app.products import NoProduct, Products, in_full_rank
 from flower_app.text import cleaned
 from flower_app.wire import NotAnArray, records_of, size_bytes, to_arrays
 from flower_app.workloads.interface import Arrays, Metrics
@@ -29,7 +30,7 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class ValidUpdate:
-    """A reply that passed every check; arrays lie on the message's own bytes."""
+    """A reply that passed every check; arrays lie on the message's own bytes, but for factors that were filled up."""
 
     arrays: Arrays
     num_examples: int
@@ -41,7 +42,8 @@ class Asked:
     """What a reply has to answer: the round, and the digest of the model that was sent in it.
 
     max_norm: how far from that model an update may be; 0: anywhere. model: that model, where an answer may be read later than in
-    its round; None: it is the `like` that the answer is read with. metrics: those that the strategy computes with.
+    its round; None: it is the `like` that the answer is read with. metrics: those that the strategy computes with. products:
+    pairs of arrays that may come in a smaller rank.
     """
 
     round: int
@@ -49,13 +51,14 @@ class Asked:
     max_norm: float = 0.0
     model: Arrays | None = None
     metrics: tuple[str, ...] = ()
+    products: Products = ()
 
 
 def read_update(reply: Message, like: Arrays, asked: Asked, node_id: int) -> ValidUpdate:
     """Check a reply against the model that was sent, which has the form of `like`, to the node node_id.
 
     Raises Refused with the first thing that is wrong: node, records, round, model, num-examples < 1, a metric that the strategy
-    computes with and that is missing or below 0, names, shapes, dtypes, NaN or Inf, norm of its difference to the model.
+    computes with and that is missing or below 0, ranks, names, shapes, dtypes, NaN or Inf, norm of its difference to the model.
     """
     answers_what_was_asked(reply, asked, node_id)
     records = list(records_of(reply.content, ArrayRecord).values())
@@ -69,8 +72,8 @@ def read_update(reply: Message, like: Arrays, asked: Asked, node_id: int) -> Val
         if not metrics.get(name, -1.0) >= 0:
             raise Refused(f"the strategy computes with metric {name}, which needs to be at least 0, is {metrics.get(name)!r}")
     try:
-        arrays = to_arrays(records[0])
-    except NotAnArray as error:
+        arrays = in_full_rank(to_arrays(records[0]), like, asked.products)
+    except (NotAnArray, NoProduct) as error:
         raise Refused(str(error)) from error
     _same_form(arrays, like)
     for name, values in arrays.items():

@@ -145,3 +145,18 @@ def rule_of(config: RunConfig) -> Rule:
     if config.late == "carry" and not rule.streams:
         raise ConfigError(f"late = carry discounts an update's weight, and {config.strategy} has no weights: choose late = drop")
     return rule
+
+
+def see_that_products_may_be_averaged(config: RunConfig, rule: Rule) -> None:
+    """Refuse lora-aggregation = svd with a strategy whose model is not the mean itself. Raises ConfigError."""
+    if rule.is_mean:
+        return
+    if rule.streams:
+        why = "steps along the difference of two models, which says nothing where both factors were made anew"
+    else:
+        why = "works on the numbers of each factor, of which only the product counts"
+    means = " or ".join(name for name, each in RULES.items() if each.is_mean)
+    raise ConfigError(
+        f"lora-aggregation = svd averages the products of factors, and strategy = {config.strategy} {why}: "
+        f"choose lora-aggregation = avg or ffa, or strategy = {means}"
+    )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from flower_app.accumulate import Contribution, HeldUpdates, WeightedMean, in_dtype
 from flower_app.blocks import is_finite
 from flower_app.config import RunConfig
+from flower_app.products import ProductMean, Products
 from flower_app.replies import ARRAYS, METRICS, NUM_EXAMPLES
 from flower_app.rules import rule_of
 from flower_app.wire import to_arrays, to_record
@@ -49,8 +50,10 @@ class StrategyDriver:
         with _quiet():
             self._strategy = self.rule.make(config)
 
-    def gathering(self, like: Arrays) -> WeightedMean | HeldUpdates:
-        """Begin what a round's updates go into."""
+    def gathering(self, like: Arrays, products: Products = ()) -> WeightedMean | HeldUpdates:
+        """Begin what a round's updates go into. products: pairs whose products are averaged (products_of)."""
+        if products:
+            return ProductMean(like, products)
         return WeightedMean(like) if self.rule.streams else HeldUpdates()
 
     def messages(self, server_round: int, arrays: Arrays, node_ids: list[int], grid: Grid) -> list[Message]:
