@@ -56,8 +56,12 @@ class Record(Strict):
 
 
 class Model(Strict):
+    """The arrays that travel, and as `whole_` the model of which they are a part, where the workload says so."""
+
     parameters: Count
     size_bytes: Count
+    whole_parameters: Count | None = None
+    whole_size_bytes: Count | None = None
 
 
 class RunOpened(Record):

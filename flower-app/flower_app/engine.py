@@ -28,6 +28,7 @@ from flower_app.gate import Gate, TooFewNodes
 from flower_app.late import LateMessages
 from flower_app.limits import RunClock, most_that_fit, see_that_updates_fit
 from flower_app.link import is_of_the_way
+from flower_app.products import products_of, see_that_they_are_factors
 from flower_app.record import COMPLETED, STOPPED, RunRecord
 from flower_app.replies import Asked, read_score, read_update
 from flower_app.round import POLL_S, Around, OpenRound
@@ -74,6 +75,7 @@ class RoundEngine:
         """Raises ConfigError for what strategy and workload cannot do together with the config."""
         self._grid, self._config, self._workload, self._strategy = grid, config, workload, strategy
         self._record, self._control_file, self._clock, self._select = record, control, clock, select
+        self._products = products_of(workload, config, strategy.rule)
         self._names = record.node_names()
         self._around = Around(grid, clock, self._control, self._updated, self._names.get)
         self._min_free = max(strategy.least, config.k_of_n)
@@ -91,9 +93,9 @@ class RoundEngine:
     def run(self) -> str:
         """Run all rounds that are left, keep the final model, and give how it ended: "completed" or "stopped".
 
-        Raises RoundFailed, TooFewNodes, RunTimeout, UpdatesDoNotFit, ModelNotFinite, CommitDamaged, RunMismatch, and what Flower
-        or the workload raises; the last committed model is kept all the same, unless another attempt goes on with the run.
-        Where Flower ends the process, one does unless a stop is wanted.
+        Raises RoundFailed, TooFewNodes, RunTimeout, UpdatesDoNotFit, ModelNotFinite, NoProduct, CommitDamaged, RunMismatch, and
+        what Flower or the workload raises; the last committed model is kept all the same, unless another attempt goes on with
+        the run. Where Flower ends the process, one does unless a stop is wanted.
         """
         status = COMPLETED
         try:
@@ -113,7 +115,9 @@ class RoundEngine:
             self._strategy.restore(commit.state, commit.arrays)
             self._last_round = commit.round
         self._arrays = commit.arrays if commit else first_model(self._workload.initial_arrays(), self._config.initial_model)
-        self._record.opened(self._config, self._arrays, self._last_round)
+        see_that_they_are_factors(self._products, self._arrays)
+        whole_model = getattr(self._workload, "whole_model", None)
+        self._record.opened(self._config, self._arrays, self._last_round, whole_model() if whole_model else None)
         if self._last_round:
             self._keep_models()  # a crash may have come between the round and its artifacts
             log(INFO, "going on after round %d", self._last_round)
@@ -129,7 +133,7 @@ class RoundEngine:
     def _round(self, number: int) -> ClosedRound:
         """Make one round happen, in a few tries if need be. Raises RoundFailed, TooFewNodes, UpdatesDoNotFit."""
         fewest = max(self._min_free, self._config.min_available)
-        see_that_updates_fit(self._config, self._strategy.rule, self._arrays, fewest)
+        see_that_updates_fit(self._config, self._strategy.rule, self._arrays, fewest, self._products)
         self._troubles.clear()
         count, least = 0, self._strategy.least
         for tried in range(1, self._config.round_retries + 2):
@@ -165,8 +169,8 @@ class RoundEngine:
         self._asked |= dict.fromkeys(asked_nodes)
         limit = self._config.max_update_norm
         model = self._arrays if limit and self._late.carries else None
-        asked = Asked(number, digest(self._arrays), limit, model, self._strategy.rule.reads)
-        gathered = self._strategy.gathering(self._arrays)
+        asked = Asked(number, digest(self._arrays), limit, model, self._strategy.rule.reads, self._products)
+        gathered = self._strategy.gathering(self._arrays, self._products)
         opened = TrainingRound(
             TRAIN, asked, self._arrays, read_update, gathered, self._around, started, awaits_late=self._late.carries
         )
@@ -182,7 +186,7 @@ class RoundEngine:
     def _that_fit(self, number: int, nodes: list[int]) -> list[int]:
         """Leave out whom there is no memory for, those that came last before others."""
         owing = len(self._late.owing()) if self._late.carries else 0
-        most = most_that_fit(self._config, self._strategy.rule, self._arrays, len(nodes) + owing) - owing
+        most = most_that_fit(self._config, self._strategy.rule, self._arrays, len(nodes) + owing, self._products) - owing
         chosen = known_first(nodes, self._asked, max(most, self._min_free))
         left_out = set(nodes) - set(chosen)
         if left_out and left_out != self._left_out:

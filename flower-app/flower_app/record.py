@@ -40,7 +40,7 @@ class RunRecord(Protocol):
 
     def last_commit(self, config: RunConfig) -> Commit | None: ...
 
-    def opened(self, config: RunConfig, model: Arrays, resumed_after: int) -> None: ...
+    def opened(self, config: RunConfig, model: Arrays, resumed_after: int, whole: tuple[int, int] | None) -> None: ...
 
     def waiting(self, number: int, available: int, wanted: int, until: datetime) -> None: ...
 
@@ -118,8 +118,8 @@ class RecordedRun:
         last = max(self._committed)
         return self._commits.read(last, self._committed[last])
 
-    def opened(self, config: RunConfig, model: Arrays, resumed_after: int) -> None:
-        """Begin an attempt."""
+    def opened(self, config: RunConfig, model: Arrays, resumed_after: int, whole: tuple[int, int] | None) -> None:
+        """Begin an attempt. whole: parameters and bytes of the model of which `model` is the part that travels."""
         record = self._journal.append(
             "run.opened",
             {
@@ -133,6 +133,8 @@ class RecordedRun:
                 "model": {
                     "parameters": sum(values.size for values in model.values()),
                     "size_bytes": sum(values.nbytes for values in model.values()),
+                    "whole_parameters": int(whole[0]) if whole else None,
+                    "whole_size_bytes": int(whole[1]) if whole else None,
                 },
                 "config": dict(config.values),
             },
@@ -261,7 +263,7 @@ class Unrecorded:
     def last_commit(self, config: RunConfig) -> Commit | None:
         return None
 
-    def opened(self, config: RunConfig, model: Arrays, resumed_after: int) -> None: ...
+    def opened(self, config: RunConfig, model: Arrays, resumed_after: int, whole: tuple[int, int] | None) -> None: ...
 
     def waiting(self, number: int, available: int, wanted: int, until: datetime) -> None: ...
 

@@ -114,8 +114,9 @@ CLOSED = {
     "server_metrics": {"accuracy": 0.9},
 }
 CLOSED |= {"seconds": 2.5, "aggregate_s": 0.1, "bytes_down": 20, "bytes_up": 11}
+MODEL = {"parameters": 10, "size_bytes": 40, "whole_parameters": 1000, "whole_size_bytes": None}
 RECORDS: list[dict[str, Any]] = [
-    record(1, "run.opened", **OPENED, model={"parameters": 10, "size_bytes": 40}, config={"lr": 0.1, "workload": "digits"}),
+    record(1, "run.opened", **OPENED, model=MODEL, config={"lr": 0.1, "workload": "digits"}),
     record(2, "run.paused", after_round=0),
     record(3, "run.resumed", after_round=0),
     record(4, "round.opened", round=1, nodes=["4", "5"], needed=2),

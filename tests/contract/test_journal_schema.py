@@ -47,8 +47,24 @@ REMOVED = {
     "sha256": "c" * 64,
     "round": 1,
 }
+MODEL = {"parameters": 13_706, "size_bytes": 54_824}
+OPENED = {
+    **PART,
+    "kind": "run.opened",
+    "workload": "digits",
+    "strategy": "fedavg",
+    "num_rounds": 3,
+    "seed": 42,
+    "min_available": 1,
+    "resumed_after": 0,
+    "model": MODEL,
+    "config": {"lr": 0.05},
+}
 GOOD: list[dict[str, Any]] = [
     CLOSED,
+    OPENED,
+    {**OPENED, "model": {**MODEL, "whole_parameters": None, "whole_size_bytes": None}},
+    {**OPENED, "model": {**MODEL, "whole_parameters": 22_713_986, "whole_size_bytes": 90_855_944}},
     ARTIFACT,
     {**ARTIFACT, "role": "best", "score": {"metric": "accuracy", "value": 0.9, "by": "server"}},
     REMOVED,
@@ -58,6 +74,9 @@ GOOD: list[dict[str, Any]] = [
 ]
 BAD: list[dict[str, Any]] = [
     {**CLOSED, "round": 0},
+    {**OPENED, "model": {**MODEL, "whole_parameters": -1}},
+    {**OPENED, "model": {**MODEL, "whole_size_bytes": "90 MB"}},
+    {**OPENED, "model": {"parameters": 1}},
     {**CLOSED, "more": 1},
     {**CLOSED, "commit": {**COMMIT, "sha256": "A"}},
     {**CLOSED, "metrics": {"loss": "low"}},

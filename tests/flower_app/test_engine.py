@@ -34,7 +34,7 @@ def test_a_run_of_three_sites_is_written_down_from_opening_to_end(federation: Fe
     assert {record["attempt"] for record in federation.journal()} == {"7"}
     opened = federation.journal("run.opened")[0]
     assert (opened["workload"], opened["strategy"], opened["num_rounds"]) == ("toy_workload:Toy", "fedavg", 3)
-    assert opened["model"] == {"parameters": 13, "size_bytes": 56}
+    assert opened["model"] == {"parameters": 13, "size_bytes": 56, "whole_parameters": None, "whole_size_bytes": None}
     assert opened["config"]["round-timeout-s"] == 3600.0
     assert federation.journal("run.closed")[0] | {"seq": 0, "at": ""} == {
         "seq": 0, "at": "", "attempt": "7", "kind": "run.closed", "status": "completed", "last_round": 3, "cause": None,
