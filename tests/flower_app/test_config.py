@@ -11,7 +11,7 @@ import pytest
 from flower_app.config import ConfigError, NodeConfig, RunConfig
 from flower_app.rules import RULES as STRATEGIES
 from flower_app.workloads import BUILT_IN, GROUP
-from flower_app.workloads.partition import PARTITIONERS
+from flower_app.workloads.partition import LOCAL, PARTITIONERS
 
 APP = Path(__file__).parents[2] / "flower-app"
 DECLARED = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
@@ -104,7 +104,7 @@ def test_what_is_refused_before_a_run_starts_is_what_the_engine_refuses() -> Non
     assert told["workload"]["choices"] == list(BUILT_IN)
     assert told["workload"]["entry-points"] == GROUP
     assert told["strategy"]["choices"] == sorted(STRATEGIES)
-    assert told["partitioner"]["choices"] == sorted(PARTITIONERS)
+    assert told["partitioner"]["choices"] == sorted({"", *PARTITIONERS, LOCAL})
     bounds = {
         each.name.replace("_", "-"): {
             name.replace("_", "-"): list(limit) if name == "choices" else limit

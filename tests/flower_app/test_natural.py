@@ -12,7 +12,7 @@ import pytest
 from flower_app.config import ConfigError, RunConfig
 from flower_app.engine import RoundFailed
 from flower_app.workloads import BUILT_IN, make_workload
-from flower_app.workloads.partition import PARTITIONERS
+from flower_app.workloads.partition import LOCAL, PARTITIONERS
 
 if TYPE_CHECKING:
     from tests.flower_app.conftest import MakeFederation
@@ -106,7 +106,7 @@ def test_groups_that_cannot_be_dealt_out_fail_the_run_with_the_sites_words(
 def test_the_page_names_every_workload_and_every_partitioner_and_why_one_has_no_key() -> None:
     tables = "".join(re.findall(r"^\| (?:workload|partitioner) \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE))
     rows = dict(re.findall(r"^\| `([\w-]+)` \|.*?([^|]*) \|$", tables, re.MULTILINE))
-    assert set(rows) == {*BUILT_IN, *PARTITIONERS}
+    assert set(rows) == {*BUILT_IN, *PARTITIONERS, LOCAL}
     for name in BUILT_IN:
         try:
             make_workload(RunConfig.parse({"workload": name, "partitioner": "natural"}))

@@ -103,11 +103,13 @@ def test_impossible_splits_name_the_key(how: str, sites: int, config: Any, sente
 @pytest.mark.parametrize(
     ("workload", "how", "sentence"),
     [
-        ("digits", "shards", 'partitioner "shards" is unknown; choose one of dirichlet, iid, natural, pathological'),
+        ("digits", "shards", 'partitioner "shards" is unknown; choose one of dirichlet, iid, local, natural, pathological'),
         ("digits", "natural", 'partitioner "natural" needs a natural key, and the data of digits have none: '
          "scikit-learn does not say who wrote which digit"),
         ("tabular", "natural", 'partitioner "natural" needs a natural key, and the data of tabular have none: '
          "scikit-learn does not say which clinic a tumour comes from"),
+        ("digits", "local", 'partitioner "local" needs data of each site\'s own, and those of digits are the same everywhere: '
+         "scikit-learn brings them"),
     ],
 )  # fmt: skip
 def test_a_workload_refuses_a_partitioner_before_the_run_begins(workload: str, how: str, sentence: str) -> None:

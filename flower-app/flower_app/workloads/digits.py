@@ -18,6 +18,7 @@ class Digits(Classifier):
 
     name = "digits"
     no_natural_key = "scikit-learn does not say who wrote which digit"
+    same_everywhere = "scikit-learn brings them"
 
     def load(self, cache_dir: Path | None) -> Examples:
         """Give the images, float32 (1797, 1, 8, 8) in 0..1, and their labels 0..9. Raises DataMissing."""

@@ -13,17 +13,17 @@ Indices = NDArray[np.int64]
 Labels = NDArray[np.int64]
 Random = np.random.Generator
 MIN_PARTITION_SIZE = 10
-NATURAL = "natural"
+NATURAL, LOCAL = "natural", "local"
 
 
 @dataclass(frozen=True)
 class Examples:
     """Labelled examples; groups, where the data have them, name whom each comes from (clinic, author, device).
 
-    x: float32 (examples, ...). labels: int64 (examples,). groups: any dtype that sorts, (examples,).
+    x: numbers (examples, ...). labels: int64 (examples,). groups: any dtype that sorts, (examples,).
     """
 
-    x: NDArray[np.float32]
+    x: NDArray[Any]
     labels: Labels
     groups: NDArray[Any] | None = None
 
@@ -35,15 +35,23 @@ class Examples:
         return Examples(self.x[indices], self.labels[indices], None if self.groups is None else self.groups[indices])
 
 
-def check_partitioner(how: str, workload: str, no_natural_key: str | None) -> None:
-    """Raise ConfigError for a partitioner that there is not, or that a workload's data have no natural key for.
+def check_partitioner(how: str, workload: str, no_natural_key: str | None, same_everywhere: str | None = None) -> None:
+    """Raise ConfigError for a partitioner that there is not, or that makes no sense of a workload's data.
 
-    no_natural_key: why they have none, as one clause.
+    no_natural_key: why they fall into no groups, as one clause. same_everywhere: who brings the same to each site.
     """
-    if how not in PARTITIONERS:
-        raise ConfigError(f'partitioner "{how}" is unknown; choose one of {", ".join(sorted(PARTITIONERS))}')
+    if how not in {*PARTITIONERS, LOCAL}:
+        raise ConfigError(f'partitioner "{how}" is unknown; choose one of {", ".join(sorted({*PARTITIONERS, LOCAL}))}')
     if how == NATURAL and no_natural_key:
         raise ConfigError(f'partitioner "{how}" needs a natural key, and the data of {workload} have none: {no_natural_key}')
+    if how == LOCAL and same_everywhere:
+        why = f"those of {workload} are the same everywhere: {same_everywhere}"
+        raise ConfigError(f'partitioner "{how}" needs data of each site\'s own, and {why}')
+
+
+def is_by_nature(how: str) -> bool:
+    """Is a site's part what the data say, and not what a partitioner makes of them?"""
+    return how in (LOCAL, NATURAL)
 
 
 def partition(examples: Examples, num_partitions: int, config: RunConfig, seed: int) -> list[Indices]:

@@ -20,6 +20,7 @@ class Tabular(Classifier):
 
     name = "tabular"
     no_natural_key = "scikit-learn does not say which clinic a tumour comes from"
+    same_everywhere = "scikit-learn brings them"
 
     def load(self, cache_dir: Path | None) -> Examples:
         """Give the measures of each tumour, float32 (569, 30), and its label: 1 malignant, 0 benign.
