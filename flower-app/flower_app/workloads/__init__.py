@@ -12,7 +12,12 @@ from flower_app.config import ConfigError, RunConfig
 from flower_app.workloads.interface import Workload
 
 GROUP = "espalier.workloads"
-BUILT_IN = {"digits": "flower_app.workloads.digits:Digits", "tabular": "flower_app.workloads.tabular:Tabular"}
+BUILT_IN = {
+    "causal-lora": "flower_app.workloads.causal_lora:CausalLora",
+    "digits": "flower_app.workloads.digits:Digits",
+    "lora-text": "flower_app.workloads.lora_text:LoraText",
+    "tabular": "flower_app.workloads.tabular:Tabular",
+}
 
 
 def make_workload(config: RunConfig) -> Workload:

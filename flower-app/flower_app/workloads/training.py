@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ def fit(
     model near the one that arrived; the loss is told without that term. Raises OutOfMemory.
     """
     device = next(model.parameters()).device
-    with turn_at(device) as waited_s, told_when_out_of_memory(device):
+    with turn_at(device) as waited_s, told_when_out_of_memory(device), _seeded(env.seed, device):
         watch, precision = MemoryWatch(device, config.memory_warning_share), Precision(device, config.amp)
         optimizer = make_optimizer(model.parameters(), config)
         proximity = Proximity(model.parameters(), float(settings.get("proximal-mu", 0.0)))
@@ -74,6 +75,14 @@ def fit(
         metrics |= {"examples_per_s": seen / seconds, "step_s": seconds / steps}
         facts: Facts = {"device": name_of(device), "precision": precision.name, "steps": steps, "waited_for_device_s": waited_s}
     return Fitted(min(seen, count), metrics, {**facts, **watch.facts()})
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Let dropout and the like draw from this fit's seed, and leave torch's own random numbers as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def train(

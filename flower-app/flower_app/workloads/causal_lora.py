@@ -1,0 +1,115 @@
+"""`causal-lora`: any causal language model of the Hugging Face world, with adapters, on a site's own texts.
+
+The model is `base-model`: a folder below a data folder, or `organisation/name` of the hub. The texts are `dataset`: a file or a
+folder below a data folder, of `.txt` (an example a paragraph) and `.jsonl` (`text`, or `prompt` and `completion`, a line).
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from flower_app.config import ConfigError, ConfigValue, RunConfig
+from flower_app.workloads.base_models import find_base_model
+from flower_app.workloads.data_dirs import data_dirs, find_data
+from flower_app.workloads.guards import DataUnfit
+from flower_app.workloads.language import LanguageModel
+from flower_app.workloads.texts import IGNORED, Texts, Tokens
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+PARTED = "\0"
+"""Stands between a prompt and its completion: no text has it."""
+
+
+class CausalLora(LanguageModel):
+    """The next token, of texts that each site has; the loss counts completions where a text has a prompt, else all of it."""
+
+    name = "causal-lora"
+    task = "CAUSAL_LM"
+    classes = 1
+    how_to_get = "put the model's folder there, or name organisation/name of the hub"
+    defaults: ClassVar[Mapping[str, ConfigValue]] = {
+        "lr": 1e-3,
+        "optimizer": "adamw",
+        "batch-size": 8,
+        "local-steps": 20,
+        "max-length": 256,
+        "partitioner": "natural",
+    }
+
+    def __init__(self, config: RunConfig) -> None:
+        """Raises ConfigError."""
+        super().__init__(config)
+        if not self.config.base_model:
+            raise ConfigError("base-model is empty: causal-lora needs a folder below DATA_DIRS, or organisation/name of the hub")
+        if not self.config.dataset:
+            raise ConfigError("dataset is empty: causal-lora needs a file or folder of .txt or .jsonl below DATA_DIRS")
+
+    def texts(self) -> Texts:
+        """Give all texts, grouped by the file that they come from. Raises DataMissing, DataUnfit."""
+        root = find_data(self.config.dataset, data_dirs(), "put the site's texts there, as .txt or .jsonl files")
+        files = [root] if root.is_file() else sorted(each for each in root.rglob("*") if each.suffix in (".txt", ".jsonl"))
+        found = [(text, file.stem) for file in files for text in _texts_of(file)]
+        return Texts([text for text, _ in found], np.zeros(len(found), np.int64), np.array([group for _, group in found]))
+
+    def base(self, *, weights: bool) -> torch.nn.Module:
+        """Make the model, in float32 on a CPU and as its files have it for a GPU. Raises DataMissing, HubUnreachable."""
+        folder = find_base_model(self.config.base_model, self.how_to_get, weights=weights)
+        form = AutoConfig.from_pretrained(folder)
+        if self.config.num_layers:
+            form.num_hidden_layers = min(self.config.num_layers, form.num_hidden_layers)
+        if not weights:
+            bare: torch.nn.Module = AutoModelForCausalLM.from_config(form)
+            return bare
+        dtype = "auto" if torch.cuda.is_available() and self.config.lora_r else torch.float32
+        whole: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, config=form, use_safetensors=True, dtype=dtype)
+        return whole
+
+    def tokens(self, texts: Texts) -> Tokens:
+        """Cut each text into tokens, with the end's token behind; a prompt's tokens are not counted."""
+        tokenizer = self.tokenizer()
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        ids, counted_from = [], []
+        for text in texts.texts:
+            prompt, parted, completion = text.partition(PARTED)
+            start = tokenizer(prompt)["input_ids"] if parted else []
+            rest = tokenizer(completion if parted else prompt, add_special_tokens=not parted)["input_ids"]
+            ids.append([*start, *rest, *end][: self.config.max_length])
+            counted_from.append(len(start))
+        return Tokens(ids, tokenizer.pad_token_id or 0, counted_from)
+
+    def targets(self, base: torch.nn.Module) -> Sequence[str] | None:
+        """Adapt the attention's four projections, where the model names them as Llama does; else what peft knows of it."""
+        names = {name.rpartition(".")[2] for name, _ in base.named_modules()}
+        return ATTENTION if names.issuperset(ATTENTION) else None
+
+    def loss(
+        self, model: torch.nn.Module, batch: dict[str, torch.Tensor], labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Give the cross-entropy of each next token that counts, in nats a token."""
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
+        following = batch["labels"][:, 1:]
+        counts = following != IGNORED
+        loss = cross_entropy(logits.flatten(0, 1), following.flatten(), ignore_index=IGNORED)
+        return loss, ((logits.argmax(-1) == following) & counts).sum(), int(counts.sum())
+
+
+def _texts_of(file: Path) -> Iterator[str]:
+    """Give the examples of one file. Raises DataUnfit, naming file and line."""
+    if file.suffix == ".txt":
+        yield from filter(None, map(str.strip, file.read_text("utf-8").split("\n\n")))
+        return
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            told = json.loads(line)
+            yield told["text"] if "text" in told else f"{told['prompt']}{PARTED}{told['completion']}"
+        except (ValueError, KeyError, TypeError) as error:
+            needs = 'a JSON object with "text", or "prompt" and "completion"'
+            raise DataUnfit(f"line {number} of {file.name} needs to be {needs}: {error!r}") from error

@@ -1,0 +1,249 @@
+"""What workloads on pretrained language models share: which part is trained and travels, who has which texts, how they score.
+
+With `lora-r` above 0 adapters and a new head are trained and travel, with 0 the whole model. A workload of this kind says its
+texts, its model and what is lost and won on a batch.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import transformers
+from peft import LoraConfig, PeftModel
+from transformers import AutoTokenizer
+
+from flower_app.config import ConfigError, ConfigValue, RunConfig
+from flower_app.workloads import adapters
+from flower_app.workloads.base_models import find_base_model
+from flower_app.workloads.data_dirs import DataMissing
+from flower_app.workloads.devices import choose_device
+from flower_app.workloads.guards import check_labels
+from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, TrainResult, derived_seed
+from flower_app.workloads.memory import told_when_out_of_memory
+from flower_app.workloads.partition import LOCAL, NATURAL, check_partitioner, partition, stratified_split
+from flower_app.workloads.texts import Texts, Tokens
+from flower_app.workloads.training import fit
+
+TEST_SHARE = 0.2
+TEST_TEXTS, HELD_TEXTS = 200, 200
+"""The most texts that are scored: of each group at the server, and at a site."""
+
+SPLIT, SITES, HOLD_BACK, TEST = 1, 2, 3, 5  # one stream of random numbers for each purpose
+EVALUATION_BATCH = 32
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+class LanguageModel(ABC):
+    """A pretrained transformer that is tuned on texts, by adapters or whole.
+
+    task: peft's word for what it does. how_to_get: how the base model is got, as a clause. classes: the fewest labels that
+    texts need to have.
+    """
+
+    name: str
+    task: ClassVar[str]
+    how_to_get: ClassVar[str]
+    classes: ClassVar[int]
+    defaults: ClassVar[Mapping[str, ConfigValue]]
+
+    def __init__(self, config: RunConfig) -> None:
+        """Raises ConfigError."""
+        self.config = config.left_to(self.defaults)
+        check_partitioner(self.config.partitioner, self.name, None)
+        self._built: dict[int, torch.nn.Module] = {}
+
+    @abstractmethod
+    def texts(self) -> Texts:
+        """Give all texts of this machine, the test split among them."""
+
+    @abstractmethod
+    def base(self, *, weights: bool) -> torch.nn.Module:
+        """Make the base model; without weights only its form counts."""
+
+    @abstractmethod
+    def tokens(self, texts: Texts) -> Tokens:
+        """Cut texts into tokens, max-length of them at most."""
+
+    @abstractmethod
+    def targets(self, base: torch.nn.Module) -> Sequence[str] | None:
+        """Name the layers to adapt where the run does not; None leaves them to peft."""
+
+    @abstractmethod
+    def loss(
+        self, model: torch.nn.Module, batch: dict[str, torch.Tensor], labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Give a batch's mean loss, how many answers were right, and of how many; labels: those of the texts."""
+
+    def initial_arrays(self) -> Arrays:
+        """Draw the first adapters and head from the run's seed, without the base model's weights; or give it whole."""
+        if not self.config.lora_r:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.config.seed)
+                return _state_of(self.base(weights=True))
+        arrays = adapters.first_arrays(self._shapes(), self.config.seed)
+        return {name: values for name, values in arrays.items() if self._travels(name)}
+
+    def products(self) -> list[tuple[str, str]]:
+        """Pair the factors that travel; none where not both do."""
+        if not self.config.lora_r:
+            return []
+        return [pair for pair in adapters.pairs_of(list(self._shapes())) if all(map(self._travels, pair))]
+
+    def whole_model(self) -> tuple[int, int]:
+        """Say how large the model is that full fine-tuning would train and send, in float32."""
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in self.base(weights=False).parameters())
+        return parameters, parameters * np.dtype(np.float32).itemsize
+
+    def prepare(self, env: NodeEnv) -> None:
+        """Read model and texts, with this node's threads."""
+        torch.set_num_threads(env.threads)
+        self.texts()
+        self._model(self._rank_of(env))
+
+    def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
+        """Train the arrived model on this site's texts but those held back."""
+        device, rank = choose_device(env.device), self._rank_of(env)
+        mine, _ = self.own_texts(env)
+        tokens, labels = self.tokens(mine), torch.from_numpy(mine.labels).to(device)
+        model = self._loaded(adapters.at_rank(arrays, rank) if rank else arrays, rank, device)
+
+        def batch_loss(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+            loss, right, count = self.loss(model, tokens.batch(places.tolist(), device), labels[places.to(device)])
+            return loss, right if count == len(places) else None
+
+        fitted = fit(model, batch_loss, len(mine), self.config, settings, env)
+        trained, whole = self._arrays_of(model), self.whole_model()
+        share = sum(values.size for values in trained.values()) / whole[0]
+        metrics = {**fitted.metrics, "trainable_share": share, "whole_bytes": float(whole[1])}
+        return TrainResult(trained, fitted.num_examples, metrics, {**fitted.facts, "lora_r": rank})
+
+    def evaluate(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> EvalResult:
+        """Score the arrived model on texts of this site that are held back, HELD_TEXTS at most."""
+        _, held = self.own_texts(env)
+        if not len(held):
+            return EvalResult(0, {})
+        return EvalResult(len(held), self._score(arrays, held, choose_device(env.device)))
+
+    def server_evaluate(self, arrays: Arrays) -> Metrics:
+        """Score on the test split, TEST_TEXTS of each group at most: the mean over groups, and each one's accuracy.
+
+        Nothing where the coordinator has no texts, or sites have theirs to themselves.
+        """
+        try:
+            texts = self.texts()
+        except DataMissing:
+            return {}
+        if self.config.partitioner == LOCAL:
+            return {}
+        _, test = self.split(texts)
+        random = np.random.default_rng(derived_seed(self.config.seed, TEST))
+        scores: dict[str, Metrics] = {}
+        for group in np.unique(texts.groups[test]):
+            members = random.permutation(test[texts.groups[test] == group])[:TEST_TEXTS]
+            scores[str(group)] = self._score(arrays, texts.at(members), choose_device(self.config.device))
+        means = {name: float(np.mean([score[name] for score in scores.values()])) for name in next(iter(scores.values()))}
+        return means | {f"accuracy_{group}": score["accuracy"] for group, score in scores.items() if len(scores) > 1}
+
+    def split(self, texts: Texts) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Tell what the sites share out from the test split, a fifth of each label."""
+        return stratified_split(texts.labels, TEST_SHARE, derived_seed(self.config.seed, SPLIT))
+
+    def own_texts(self, env: NodeEnv) -> tuple[Texts, Texts]:
+        """Give this partition's texts to train on and those held back. Raises DataUnfit, DataMissing."""
+        texts = self.texts()
+        check_labels(texts.labels, env.node_name, classes=self.classes)
+        if self.config.partitioner != LOCAL:
+            texts = texts.at(self.split(texts)[0])
+            parts = partition(texts.places(), env.num_partitions, self.config, derived_seed(self.config.seed, SITES))
+            texts = texts.at(parts[env.partition_id])
+        if self.config.partitioner == NATURAL:
+            check_labels(texts.labels, env.node_name, classes=self.classes)
+        seed = derived_seed(self.config.seed, HOLD_BACK, env.partition_id)
+        kept, held = stratified_split(texts.labels, self.config.eval_share, seed)
+        held = np.random.default_rng(seed).permutation(held)[:HELD_TEXTS]
+        return texts.at(kept), texts.at(held)
+
+    def export(self, arrays: Arrays, folder: Path, *, merged: bool) -> None:
+        """Write adapters as peft's own files, or merged into the base model as transformers' own, with the tokenizer."""
+        model: Any = self._loaded(arrays, self.config.lora_r, torch.device("cpu"))
+        if merged:
+            self.tokenizer().save_pretrained(folder)
+            model.merge_and_unload().save_pretrained(folder)
+        else:
+            model.active_peft_config.base_model_name_or_path = self.config.base_model
+            model.save_pretrained(folder, save_embedding_layers=False)
+
+    def tokenizer(self) -> Any:
+        """Read the base model's tokenizer."""
+        return AutoTokenizer.from_pretrained(find_base_model(self.config.base_model, self.how_to_get, weights=False))
+
+    def _lora(self, base: torch.nn.Module, rank: int) -> LoraConfig:
+        named = [target.strip() for target in self.config.lora_targets.split(",") if target.strip()]
+        return adapters.lora_config(self.config, rank, named or self.targets(base), self.task)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            base = self.base(weights=False)
+            return adapters.shapes_of(adapters.adapted(base, self._lora(base, self.config.lora_r)))
+
+    def _travels(self, name: str) -> bool:
+        return not (self.config.lora_aggregation == "ffa" and name.endswith(adapters.A))
+
+    def _rank_of(self, env: NodeEnv) -> int:
+        """Give this site's rank, lora-r of its node config; the run's, where it says none. Raises ConfigError."""
+        most, how = self.config.lora_r, self.config.lora_aggregation
+        rank = env.node_config.get("lora-r", most)
+        if not most or rank == most:
+            return most
+        if type(rank) is not int or not 1 <= rank < most:
+            raise ConfigError(f'lora-r of node "{env.node_name}" needs to lie in 1..{most}, the run\'s, got {rank!r}')
+        if how != "svd":
+            raise ConfigError(f'lora-r of node "{env.node_name}" is {rank}, and lora-aggregation {how} needs the run\'s, {most}')
+        return rank
+
+    def _model(self, rank: int) -> torch.nn.Module:
+        """Make the model with adapters of a rank, once; 0: the whole model."""
+        if rank not in self._built:
+            base = self.base(weights=True)
+            self._built[rank] = adapters.adapted(base, self._lora(base, rank)) if rank else base
+        return self._built[rank]
+
+    def _loaded(self, arrays: Arrays, rank: int, device: torch.device) -> torch.nn.Module:
+        model = self._model(rank)
+        if isinstance(model, PeftModel):
+            if self.config.lora_aggregation == "ffa":
+                frozen = adapters.first_arrays(adapters.shapes_of(model), self.config.seed)
+                arrays = {name: arrays.get(name, values) for name, values in frozen.items()}
+                adapters.freeze_a(model)
+            adapters.put(model, arrays)
+        else:
+            model.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in arrays.items()})
+        with told_when_out_of_memory(device):
+            return model.to(device)
+
+    def _arrays_of(self, model: torch.nn.Module) -> Arrays:
+        arrays = adapters.taken(model) if isinstance(model, PeftModel) else _state_of(model)
+        return {name: values for name, values in arrays.items() if self._travels(name)}
+
+    def _score(self, arrays: Arrays, texts: Texts, device: torch.device) -> Metrics:
+        model = self._loaded(arrays, self.config.lora_r, device).eval()
+        tokens, labels = self.tokens(texts), torch.from_numpy(texts.labels).to(device)
+        losses, right, count = 0.0, 0, 0
+        with torch.inference_mode(), told_when_out_of_memory(device):
+            for places in tokens.by_length(EVALUATION_BATCH):
+                loss, hits, answers = self.loss(model, tokens.batch(places, device), labels[places])
+                losses, right, count = losses + loss.item() * answers, right + int(hits), count + answers
+        return {"loss": losses / count, "accuracy": right / count}
+
+
+def _state_of(model: torch.nn.Module) -> Arrays:
+    return {
+        name: values.detach().to("cpu", torch.float32 if values.is_floating_point() else None, copy=True).numpy()
+        for name, values in model.state_dict().items()
+    }
