@@ -146,7 +146,8 @@ class Stack:
         self._start(self.admin, "admin_server", {**ours, **superlink, "ADMIN_PORT": str(self.admin.port)})
         for name, site in self.sites.items():
             identity = {"PARTICIPANT_NODE_ID": name, "PARTICIPANT_NODE_NAME": name, "FORWARD_LOGS": "all", "CLIENT_THREADS": "1"}
-            self._start(site, "client_server", {**ours, **identity, "CLIENT_PORT": str(site.port)})
+            data = {"DATA_DIRS": f"{self.home / 'sites' / name / 'data'}:{self.home / 'data'}:/usr/share/datasets"}
+            self._start(site, "client_server", {**ours, **identity, **data, "CLIENT_PORT": str(site.port)})
         for server in self.servers:
             self.wait(f"the {server.name}", server.is_up, seconds=90)
 

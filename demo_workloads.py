@@ -58,7 +58,7 @@ def fetch(stack: Stack, name: str, data: Path) -> None:
         stack.wait(f"fetching the data of {name}", lambda: child.poll() is not None, FETCH_S)
     finally:
         if child.poll() is None:
-            signal_group(child.pid, signal.SIGKILL)
+            signal_group(child.pid, signal.SIGTERM)  # it leaves no half of a folder
         child.wait()
     if child.returncode:
         raise Trouble(f"the data of {name} could not be fetched, for the reason above.")
