@@ -19,7 +19,7 @@ class Row:
     """One figure, beside that of a peer in the same run where there is one.
 
     ours: None where what it tells of did not happen. goal: the bar that it has to meet, at most so much (at least, where higher
-    is better); None: no bar.
+    is better); None: no bar. bars_ratio: the bar is for the ratio, which has to be at least so much.
     """
 
     case: str
@@ -28,6 +28,7 @@ class Row:
     peer: float | None = None
     goal: float | None = None
     higher_is_better: bool = False
+    bars_ratio: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -40,6 +41,8 @@ class Row:
     def met(self) -> bool | None:
         if self.goal is None or self.ours is None:
             return None
+        if self.bars_ratio:
+            return self.ratio is not None and self.ratio >= self.goal
         return self.ours >= self.goal if self.higher_is_better else self.ours <= self.goal
 
 
@@ -70,14 +73,14 @@ def report(rows: Sequence[Row], peer: str, json_file: Path | None, on: dict[str,
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    told = {name: value for name, value in asdict(row).items() if name != "higher_is_better"}
+    told = {name: value for name, value in asdict(row).items() if name not in ("higher_is_better", "bars_ratio")}
     return told | {"ratio": row.ratio, "met": row.met}
 
 
 def table(rows: Sequence[Row], peer: str) -> str:
     lines = [("case", "unit", "ours", peer, "ratio", "goal", "")]
     for row in rows:
-        sign = "≥" if row.higher_is_better else "≤"
+        sign = "≥" if row.higher_is_better or row.bars_ratio else "≤"
         goal = "" if row.goal is None else f"{sign} {number(row.goal)}"
         verdict = {None: "", True: "met", False: "MISSED"}[row.met]
         ours = "none" if row.ours is None else number(row.ours)

@@ -15,6 +15,8 @@ from benchmarks.measure.table import Row, percentile, report, table
         (Row("page", "ms", 51, goal=50), None, False),
         (Row("intake", "lines/s", 30_000, peer=10_000, goal=20_000, higher_is_better=True), 3.0, True),
         (Row("intake", "lines/s", 19_999, goal=20_000, higher_is_better=True), None, False),
+        (Row("step", "ms", 10, peer=15, goal=1.4, bars_ratio=True), 1.5, True),
+        (Row("step", "ms", 10, peer=13, goal=1.4, bars_ratio=True), 1.3, False),
         (Row("memory", "MB", 120), None, None),
         (Row("power cut", "s", None, goal=25), None, None),
     ],
