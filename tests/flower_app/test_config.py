@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from flower_app.config import ConfigError, NodeConfig, RunConfig
 from flower_app.rules import RULES as STRATEGIES
 from flower_app.workloads import BUILT_IN, GROUP
+from flower_app.workloads.flwr_partitioners import is_of_flwr_datasets
 from flower_app.workloads.partition import LOCAL, PARTITIONERS
 
 APP = Path(__file__).parents[2] / "flower-app"
@@ -105,6 +107,8 @@ def test_what_is_refused_before_a_run_starts_is_what_the_engine_refuses() -> Non
     assert told["workload"]["entry-points"] == GROUP
     assert told["strategy"]["choices"] == sorted(STRATEGIES)
     assert told["partitioner"]["choices"] == sorted({"", *PARTITIONERS, LOCAL})
+    assert all(map(is_of_flwr_datasets, ["IidPartitioner", "MyOwnPartitioner"]))
+    assert re.fullmatch(told["partitioner"]["pattern"], "IidPartitioner")
     bounds = {
         each.name.replace("_", "-"): {
             name.replace("_", "-"): list(limit) if name == "choices" else limit

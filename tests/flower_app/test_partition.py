@@ -89,6 +89,8 @@ def test_a_natural_split_parts_no_group_and_weighs_the_sites_out(sites: int) -> 
          "classes-per-site 1 gives no split with at least 10 examples for each of 2 sites"),
         ("natural", 3, {"groups": None},
          'partitioner "natural" needs a natural key, and these data have none: they come without groups'),
+        ("iid", 3, {"partitioner_options": "alpha=0.1"},
+         'partitioner-options are for classes of flwr-datasets, and partitioner is "iid"'),
         ("natural", 15, {}, 'num-partitions 15 is too many for partitioner "natural": there are 14 groups'),
         ("natural", 2, {"groups": np.repeat(["a", "b"], [1395, 5])},
          "partitioner natural gives no split with at least 10 examples for each of 2 sites"),
@@ -103,7 +105,11 @@ def test_impossible_splits_name_the_key(how: str, sites: int, config: Any, sente
 @pytest.mark.parametrize(
     ("workload", "how", "sentence"),
     [
-        ("digits", "shards", 'partitioner "shards" is unknown; choose one of dirichlet, iid, local, natural, pathological'),
+        ("digits", "shards", 'partitioner "shards" is unknown; choose one of dirichlet, iid, local, natural, pathological, '
+         "or a class of flwr-datasets"),
+        ("digits", "NaturalIdPartitioner",
+         'partitioner "NaturalIdPartitioner" needs a natural key, and the data of digits have none: '
+         "scikit-learn does not say who wrote which digit"),
         ("digits", "natural", 'partitioner "natural" needs a natural key, and the data of digits have none: '
          "scikit-learn does not say who wrote which digit"),
         ("tabular", "natural", 'partitioner "natural" needs a natural key, and the data of tabular have none: '

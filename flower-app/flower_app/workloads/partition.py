@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.config import ConfigError, RunConfig
+from flower_app.workloads.flwr_partitioners import deal_by_class, is_of_flwr_datasets
 
 Indices = NDArray[np.int64]
 Labels = NDArray[np.int64]
@@ -40,9 +41,10 @@ def check_partitioner(how: str, workload: str, no_natural_key: str | None, same_
 
     no_natural_key: why they fall into no groups, as one clause. same_everywhere: who brings the same to each site.
     """
-    if how not in {*PARTITIONERS, LOCAL}:
-        raise ConfigError(f'partitioner "{how}" is unknown; choose one of {", ".join(sorted({*PARTITIONERS, LOCAL}))}')
-    if how == NATURAL and no_natural_key:
+    if how not in {*PARTITIONERS, LOCAL} and not is_of_flwr_datasets(how):
+        ours = ", ".join(sorted({*PARTITIONERS, LOCAL}))
+        raise ConfigError(f'partitioner "{how}" is unknown; choose one of {ours}, or a class of flwr-datasets')
+    if is_by_nature(how) and how != LOCAL and no_natural_key:
         raise ConfigError(f'partitioner "{how}" needs a natural key, and the data of {workload} have none: {no_natural_key}')
     if how == LOCAL and same_everywhere:
         why = f"those of {workload} are the same everywhere: {same_everywhere}"
@@ -51,7 +53,7 @@ def check_partitioner(how: str, workload: str, no_natural_key: str | None, same_
 
 def is_by_nature(how: str) -> bool:
     """Is a site's part what the data say, and not what a partitioner makes of them?"""
-    return how in (LOCAL, NATURAL)
+    return how in (LOCAL, NATURAL) or (is_of_flwr_datasets(how) and "NaturalId" in how)
 
 
 def partition(examples: Examples, num_partitions: int, config: RunConfig, seed: int) -> list[Indices]:
@@ -59,14 +61,16 @@ def partition(examples: Examples, num_partitions: int, config: RunConfig, seed: 
 
     iid: evenly. dirichlet: each class's shares are drawn from Dirichlet(dirichlet-alpha), so that a small one gives each
     site few classes. pathological: each site has classes-per-site classes. natural: whole groups, the largest first,
-    each to the site that has least. Every node computes the same answer from the same seed.
+    each to the site that has least. A class of flwr-datasets: as it does. Every node computes the same answer from the same seed.
     Raises ConfigError naming the key.
     """
     if len(examples) < num_partitions * MIN_PARTITION_SIZE:
         least = f"{len(examples)} examples, at least {MIN_PARTITION_SIZE} a site"
         raise ConfigError(f"num-partitions {num_partitions} is too many: {least}")
+    if config.partitioner_options and config.partitioner in PARTITIONERS:
+        raise ConfigError(f'partitioner-options are for classes of flwr-datasets, and partitioner is "{config.partitioner}"')
     random = np.random.default_rng(seed)
-    partitioner = PARTITIONERS[config.partitioner]
+    partitioner = PARTITIONERS.get(config.partitioner) or OF_FLWR_DATASETS
     for _ in range(partitioner.draws):
         parts = partitioner.deal(examples, num_partitions, config, random)
         if min(map(len, parts)) >= MIN_PARTITION_SIZE:
@@ -123,10 +127,15 @@ def _pathological(examples: Examples, num_partitions: int, config: RunConfig, ra
     return [np.sort(np.concatenate(part)) for part in parts]
 
 
-def _natural(examples: Examples, num_partitions: int, config: RunConfig, random: Random) -> list[Indices]:
+def groups_of(examples: Examples, how: str) -> NDArray[Any]:
+    """Give the natural key. Raises ConfigError where there is none."""
     if examples.groups is None:
-        raise ConfigError(f'partitioner "{NATURAL}" needs a natural key, and these data have none: they come without groups')
-    _, group_of, sizes = np.unique(examples.groups, return_inverse=True, return_counts=True)
+        raise ConfigError(f'partitioner "{how}" needs a natural key, and these data have none: they come without groups')
+    return examples.groups
+
+
+def _natural(examples: Examples, num_partitions: int, config: RunConfig, random: Random) -> list[Indices]:
+    _, group_of, sizes = np.unique(groups_of(examples, NATURAL), return_inverse=True, return_counts=True)
     if len(sizes) < num_partitions:
         raise ConfigError(
             f'num-partitions {num_partitions} is too many for partitioner "{NATURAL}": there are {len(sizes)} groups'
@@ -137,6 +146,15 @@ def _natural(examples: Examples, num_partitions: int, config: RunConfig, random:
         site_of[group] = loads.argmin()
         loads[site_of[group]] += sizes[group]
     return [np.flatnonzero(site_of[group_of] == site) for site in range(num_partitions)]
+
+
+def _of_flwr_datasets(examples: Examples, num_partitions: int, config: RunConfig, random: Random) -> list[Indices]:
+    columns, how = {"label": examples.labels}, config.partitioner
+    if is_by_nature(how) or examples.groups is not None:
+        columns["group"] = groups_of(examples, how)
+    by = "group" if is_by_nature(how) else "label"
+    least = {"num_partitions": num_partitions, "min_partition_size": MIN_PARTITION_SIZE}
+    return deal_by_class(columns, config, random, partition_by=by, **least)
 
 
 @dataclass(frozen=True)
@@ -154,3 +172,4 @@ PARTITIONERS = {
     "pathological": Partitioner(_pathological, "classes-per-site", draws=1000),
     NATURAL: Partitioner(_natural, "partitioner", draws=1),
 }
+OF_FLWR_DATASETS = Partitioner(_of_flwr_datasets, "partitioner-options", draws=1)
