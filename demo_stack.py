@@ -140,12 +140,12 @@ class Stack:
 
     def start(self) -> None:
         """Start all servers and wait until each answers."""
-        threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}
+        threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}  # of the ServerApp
         ours = {"ESPALIER_HOME": str(self.home), "PYTHONUNBUFFERED": "1", **threads}
         superlink = {"SUPERLINK_PORT": str(self.port + 1092)}
         self._start(self.admin, "admin_server", {**ours, **superlink, "ADMIN_PORT": str(self.admin.port)})
         for name, site in self.sites.items():
-            identity = {"PARTICIPANT_NODE_ID": name, "PARTICIPANT_NODE_NAME": name, "FORWARD_LOGS": "all", "CLIENT_THREADS": "1"}
+            identity = {"PARTICIPANT_NODE_ID": name, "PARTICIPANT_NODE_NAME": name, "FORWARD_LOGS": "all"}
             data = {"DATA_DIRS": f"{self.home / 'sites' / name / 'data'}:{self.home / 'data'}:/usr/share/datasets"}
             self._start(site, "client_server", {**ours, **identity, **data, "CLIENT_PORT": str(site.port)})
         for server in self.servers:

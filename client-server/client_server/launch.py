@@ -14,6 +14,7 @@ from control_plane.settings import is_loopback
 from client_server.errors import NodeRemoved, NotEnrolled, StartRequestRefused
 from client_server.flags import check_extra_args, node_config
 from client_server.folder import SiteFolder
+from client_server.hardware import usable_cores
 from client_server.identity import Identity
 from client_server.schemas import SupernodeStartRequest
 from client_server.settings import Settings
@@ -161,9 +162,9 @@ def deactivate_argv(command: Sequence[str], target: Target, flower_node_id: str)
 def supernode_environment(settings: Settings) -> Mapping[str, str]:
     """Build the SuperNode's environment, which its ClientApps inherit through an allow-list of its own.
 
-    OMP_WAIT_POLICY=PASSIVE: several sites on one machine otherwise spend their time spinning for each other's cores.
+    Sites of one machine share its cores. OMP_WAIT_POLICY=PASSIVE: they otherwise spend their time spinning for each other's.
     """
-    threads = str(settings.client_threads)
+    threads = str(settings.client_threads or max(1, usable_cores() // settings.folder.count_at_work()))
     return child_environment(
         {
             "FLWR_HOME": str(settings.folder.flwr_home),

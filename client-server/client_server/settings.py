@@ -9,7 +9,6 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from client_server.folder import SiteFolder
-from client_server.hardware import usable_cores
 
 ForwardLogs = Literal["none", "errors", "all"]
 _PATH_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -39,10 +38,10 @@ class Settings(ServerSettings):
     invitation: SecretStr | None = Field(None, description="Invitation to enrol with at start; ignored once enrolled.")
     invitation_file: Path | None = Field(None, description="File that holds the invitation, instead of INVITATION.")
     client_threads: int = Field(
-        default_factory=usable_cores,
-        ge=1,
+        0,
+        ge=0,
         le=4096,
-        description="OMP_NUM_THREADS of the ClientApps; default: the cores it may use.",
+        description="OMP_NUM_THREADS of the ClientApps; 0: this site's share of the cores it may use.",
     )
     warm_clientapps: bool = Field(
         True, description="Whether a Python that has imported what ClientApps need is kept, and forked for each message."

@@ -5,6 +5,9 @@ import os
 import signal
 
 import pytest
+from client_server.folder import SiteFolder
+from client_server.hardware import usable_cores
+from client_server.launch import supernode_environment
 from control_plane.identity import ProcessRecord
 
 from tests.client_server.conftest import OpenSite, SiteMaker, eventually
@@ -207,10 +210,27 @@ async def test_the_supernode_gets_no_key_and_its_threads_are_bounded(site: OpenS
     environment = started["environment"]
     assert not {"DATABASE_URL", "SUPABASE_KEY", "INVITATION"} & set(environment)
     assert not any("secret" in value or "node-token" in value for value in environment.values())
-    assert environment["OMP_NUM_THREADS"] == str(site.site.settings.client_threads)
+    assert environment["OMP_NUM_THREADS"] == str(usable_cores())
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
     assert environment["ESPALIER_DATA_DIRS"] == f"{site.site.settings.espalier_home / 'data'}:/usr/share/datasets"
     argv = started["argv"]
     assert argv[argv.index("--node-config") + 1] == 'node-name="Site A"'
     assert argv[argv.index("--forward-logs") + 1] == "errors"
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
+
+
+async def test_sites_of_one_home_share_its_cores(site: OpenSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, settings = site.site.settings.folder, site.site.settings
+    assert folder.count_at_work() == 1
+    other, left = (SiteFolder(folder.root.parent / name) for name in ("other", "left"))
+    left.prepare()
+    left.claim().close()
+    other.prepare()
+    with other.claim():
+        assert folder.count_at_work() == 2
+        monkeypatch.setattr("client_server.launch.usable_cores", lambda: 5)
+        assert supernode_environment(settings)["OMP_NUM_THREADS"] == "2"
+        monkeypatch.setattr("client_server.launch.usable_cores", lambda: 1)
+        assert supernode_environment(settings)["OMP_NUM_THREADS"] == "1"
+        assert supernode_environment(settings.model_copy(update={"client_threads": 3}))["OMP_NUM_THREADS"] == "3"
+    assert folder.count_at_work() == 1
