@@ -8,10 +8,13 @@ from pathlib import Path
 
 from flower_runtime.group import kill_group
 from flower_runtime.handover import ClientAppTask
+from flower_runtime.oom import OomKills, peak_bytes
 from flower_runtime.output import last_lines, open_output
 from flower_runtime.procfile import ProcessRecord, describe_end, write_exit
 from flower_runtime.secretfile import write_secret
 from flower_runtime.warm import WarmProcess, WarmServer
+
+MEMORY_KNOBS = "lower batch-size, max-length or lora-r, or give the node more memory"
 
 
 class ClientAppProcess:
@@ -28,6 +31,7 @@ class ClientAppProcess:
         self.folder = folder
         self.killed_because: str | None = None
         self._started = time.monotonic()
+        self._oom_kills, self._peak_bytes = OomKills(), 0
         self._process: subprocess.Popen[bytes] | WarmProcess
         for made in (folder.parent, folder):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -61,7 +65,8 @@ class ClientAppProcess:
             kill_group(self.pid)
 
     def poll(self) -> int | None:
-        """Give the exit code, negative for a signal; None while it lives."""
+        """Give the exit code, negative for a signal; None while it lives. Looks at its memory too, which is gone afterwards."""
+        self._peak_bytes = max(self._peak_bytes, peak_bytes(self.pid))
         return self._process.poll()
 
     def close(self, timeout_s: float | None = None) -> int:
@@ -81,9 +86,10 @@ class ClientAppProcess:
         return last_lines(self.folder / "output.log")
 
     def describe_end(self, code: int) -> str:
-        """Say how it ended and, if we killed it, why."""
-        how = describe_end(code)
-        return how if self.killed_because is None else f"{how}: {self.killed_because}"
+        """Say how it ended and, if we or the kernel for want of memory have killed it, why."""
+        if self.killed_because is not None:
+            return f"{describe_end(code)}: {self.killed_because}"
+        return self._oom_kills.describe_end(code, MEMORY_KNOBS, self._peak_bytes)
 
 
 def _new_python(folder: Path, runtime_api: str, environment: dict[str, str], cwd: Path) -> "subprocess.Popen[bytes]":

@@ -17,8 +17,11 @@ from pathlib import Path
 from types import FrameType
 
 from flower_runtime.group import kill_group, signal_group
+from flower_runtime.oom import OomKills
 from flower_runtime.output import last_lines
-from flower_runtime.procfile import ProcessRecord, describe_end, write_exit
+from flower_runtime.procfile import ProcessRecord, write_exit
+
+MEMORY_KNOBS = "lower server-memory-limit-mb or k-of-n, or give the coordinator more memory"
 
 
 def main() -> int:
@@ -27,6 +30,7 @@ def main() -> int:
     log = attempt / "server.log"
     command = [sys.executable, "-P", "-m", "flower_runtime.serverapp", str(os.getpid())]
     app: subprocess.Popen[bytes] | None = None
+    oom_kills = OomKills()
     fcntl.flock(os.open(attempt, os.O_RDONLY), fcntl.LOCK_SH)
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
@@ -46,7 +50,7 @@ def main() -> int:
     code = app.wait()
     kill_group(app.pid)
     token_file.unlink(missing_ok=True)
-    print(f"ServerApp ended: {describe_end(code)}", flush=True)
+    print(f"ServerApp ended: {oom_kills.describe_end(code, MEMORY_KNOBS)}", flush=True)
     write_exit(attempt / "exit.json", code, last_lines(log))
     return 0
 

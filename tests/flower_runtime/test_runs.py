@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.flower_runtime.small_memory import small_memory
 from tests.flower_runtime.stack import Node, Stack
 from tests.flower_runtime.waiting import wait_for
 
@@ -117,6 +119,19 @@ def test_a_dead_clientapp_is_answered_for_at_once(stack: Stack) -> None:
         assert min(reply["at"] for reply in replies) - datetime.fromisoformat(died["at"]).timestamp() < 5
 
 
+def test_a_clientapp_that_the_kernel_kills_for_want_of_memory_says_so_and_what_to_do(stack: Stack) -> None:
+    node = stack.nodes[1]
+    warm = json.loads((node.state_dir / "warm" / "proc.json").read_text())["pid"]
+    assert node.process
+    with small_memory([node.process.pid, warm], 256 * 2**20):
+        run = stack.begin("echo+hoards")
+        assert stack.wait_end(run) == "completed"
+    (reason,) = [reply["error"]["reason"] for reply in stack.replies(run) if reply["error"]]
+    told = r"killed by signal 9 \(SIGKILL\): memory ran out when it held at least 0\.\d GB: lower batch-size, max-length .*"
+    assert re.fullmatch(f"ClientApp of site-b: {told}", reason.splitlines()[0])
+    assert re.fullmatch(told, _activity(node, run, 2)[-1]["reason"])
+
+
 def test_a_traceback_is_kept_and_a_terminated_clientapp_is_answered_for(stack: Stack) -> None:
     run = stack.begin("raises+terminated")
     assert stack.wait_end(run) == "completed"
@@ -183,6 +198,17 @@ def test_a_killed_serverapp_is_said_to_be_killed(stack: Stack) -> None:
     os.killpg(json.loads((stack.attempt(run) / "proc.json").read_text())["pid"], signal.SIGKILL)
     ended = _ended(stack, run)
     assert (ended["rc"], ended["signal"]) == (None, 9)
+    stack.stop(run)
+    assert stack.wait_end(run) == "stopped"
+
+
+def test_a_serverapp_that_the_kernel_kills_for_want_of_memory_says_so_at_the_end_of_its_log(stack: Stack) -> None:
+    assert stack.executor
+    with small_memory([stack.executor.pid], 256 * 2**20):
+        run = stack.begin("server-hoards")
+        ended = _ended(stack, run)
+    assert ended["signal"] == 9
+    assert re.match(r"ServerApp ended: .*\(SIGKILL\): memory ran out: lower server-memory-limit-mb", ended["last_lines"][-1])
     stack.stop(run)
     assert stack.wait_end(run) == "stopped"
 

@@ -37,6 +37,8 @@ def train(message: Message, context: Context) -> Message:
         os._exit(1)
     if behaviour == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "hoards":
+        print(len(b"x" * 2**30), flush=True)
     if behaviour == "terminated":
         os.kill(os.getpid(), signal.SIGTERM)
     if behaviour == "raises":

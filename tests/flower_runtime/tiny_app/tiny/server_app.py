@@ -20,6 +20,8 @@ def main(grid: Grid, context: Context) -> None:
     os.write(1, b"native code says hello\n")
     if config["behaviour"] == "server-raises":
         raise ValueError("the server has a bad day")
+    if config["behaviour"] == "server-hoards":
+        print(len(b"x" * 2**30), flush=True)
     seconds = []
     for number in range(1, int(config["rounds"]) + 1):
         begin = time.monotonic()
