@@ -39,11 +39,10 @@ class SiteFolder:
     def count_at_work(self) -> int:
         """Count the folders beside this one, and it, that a client server holds: at least 1, and 1 where there is no /proc."""
         try:
-            held = {
-                line.split()[5].rpartition(":")[2] for line in Path("/proc/locks").read_text().splitlines() if " FLOCK " in line
-            }
+            lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
         except OSError:
             return 1
+        held = {fields[5].rpartition(":")[2] for fields in lines if fields[1] == "FLOCK"}
         locks = [lock for lock in self.root.parent.glob("*/lock") if lock.parent != self.root]
         return 1 + sum(str(lock.stat().st_ino) in held for lock in locks)
 

@@ -171,6 +171,7 @@ def supernode_environment(settings: Settings) -> Mapping[str, str]:
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "OMP_WAIT_POLICY": "PASSIVE",
+            "TOKENIZERS_PARALLELISM": "false",
             **settings.handed_on,
         }
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 PASSED_ON = (
     *("PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR"),
     *("PYTHON*", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_*"),
-    *("CUDA_*", "NVIDIA_*", "OMP_*", "MKL_*", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "FLWR_HOME"),
+    *("CUDA_*", "NVIDIA_*", "OMP_*", "MKL_*", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "FLWR_HOME"),
 )
 """Names, with * as in a shell, that a child inherits from us."""
 
@@ -15,6 +15,7 @@ ALWAYS_SET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONUNBUFFERED": "1",
 }
 """No child calls home or installs anything; and what it printed before a SIGKILL is in its log."""

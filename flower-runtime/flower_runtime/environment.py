@@ -4,16 +4,17 @@ from collections.abc import Mapping
 
 _NAMES = {
     "PATH", "HOME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "FLWR_HOME", "FLWR_LOG_LEVEL",
-    "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "ESPALIER_DATA_DIRS",
+    "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "ESPALIER_DATA_DIRS",
 }  # fmt: skip
 _PREFIXES = ("LC_", "PYTHON", "SSL_CERT_", "CUDA_", "NVIDIA_", "OMP_", "MKL_")
 _FORBIDDEN = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
-# Flower asks the network for telemetry, updates and packages unless told not to.
+# Flower asks the network for telemetry, updates and packages unless told not to, and the Hugging Face client tells it who asks.
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONUNBUFFERED": "1",  # a killed child keeps nothing back
 }
 

@@ -22,7 +22,7 @@ def test_only_what_is_on_the_list_reaches_a_child() -> None:
     assert set(child) == {
         *("PATH", "LC_ALL", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "TOKENIZERS_PARALLELISM", "ESPALIER_RUN_DIR"),
         *("FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"),
-        "PYTHONUNBUFFERED",
+        *("HF_HUB_DISABLE_TELEMETRY", "PYTHONUNBUFFERED"),
     }
     assert child["FLWR_TELEMETRY_ENABLED"] == "0"
 
