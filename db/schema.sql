@@ -941,7 +941,7 @@ $$;
 create function public.schema_version() returns jsonb
 language sql immutable set search_path = '' as $$
   -- The newest migration; each migration replaces this function.
-  select to_jsonb('20261123010000'::text)
+  select to_jsonb('20261129090000'::text)
 $$;
 
 create function public.open_project(p_slug text, p_name text, p_coordinator_external_id text, p_coordinator_name text) returns jsonb
@@ -1663,6 +1663,10 @@ begin
   if r ->> 'status' <> 'counted' then
     perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
       jsonb_build_object('what', 'update.' || (r ->> 'status'), 'flower_node_id', r -> 'node_id', 'type', espalier.kind_of_error(v_cause)),
+      p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
+  elsif espalier.or_empty(r -> 'facts') ? 'memory_warning' then
+    perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
+      jsonb_build_object('what', 'update.memory', 'flower_node_id', r -> 'node_id'),
       p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
   end if;
 end

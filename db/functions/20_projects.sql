@@ -3,7 +3,7 @@
 create function public.schema_version() returns jsonb
 language sql immutable set search_path = '' as $$
   -- The newest migration; each migration replaces this function.
-  select to_jsonb('20261123010000'::text)
+  select to_jsonb('20261129090000'::text)
 $$;
 
 create function public.open_project(p_slug text, p_name text, p_coordinator_external_id text, p_coordinator_name text) returns jsonb

@@ -113,6 +113,10 @@ begin
     perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
       jsonb_build_object('what', 'update.' || (r ->> 'status'), 'flower_node_id', r -> 'node_id', 'type', espalier.kind_of_error(v_cause)),
       p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
+  elsif espalier.or_empty(r -> 'facts') ? 'memory_warning' then
+    perform espalier.emit(p_run.project_id, 'fl.client.warned', p_run.id, v_node_id, v_round,
+      jsonb_build_object('what', 'update.memory', 'flower_node_id', r -> 'node_id'),
+      p_at, (r ->> 'seq')::bigint, p_run.id || ':journal:' || (r ->> 'seq'));
   end if;
 end
 $$;

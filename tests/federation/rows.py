@@ -89,7 +89,8 @@ def assert_told_once(journal: list[Json], events: list[Json], run: Json) -> None
     told = [(event["journal_seq"], event["name"]) for event in events if event["journal_seq"] and not is_of_attempt(event)]
     said: list[tuple[int, str]] = []
     for line in journal:
-        warned = ("client.warned",) if line["kind"] == "update" and line["status"] != "counted" else ()
+        is_warning = line["kind"] == "update" and (line["status"] != "counted" or "memory_warning" in line["facts"])
+        warned = ("client.warned",) if is_warning else ()
         said += [(line["seq"], f"fl.{name}") for name in names.get(line["kind"], warned)]
     assert told == said
     of_attempts = Counter((event["name"], event["data"]["attempt"]) for event in events if is_of_attempt(event))

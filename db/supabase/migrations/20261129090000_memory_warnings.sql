@@ -1,0 +1,1 @@
+../../migrations/20261129090000_memory_warnings.sql
