@@ -191,7 +191,8 @@ class Stack:
 
     def _site(self, index: int) -> Server:
         port, name = free_port(), f"site-{index}"
-        env = {**self._site_env, "CLIENT_PORT": str(port), "PARTICIPANT_NODE_ID": name, "PARTICIPANT_NODE_NAME": name}
+        env = {"DATA_DIRS": f"{self.site_folder(index) / 'data'}:{self.home / 'data'}:/usr/share/datasets", **self._site_env}
+        env |= {"CLIENT_PORT": str(port), "PARTICIPANT_NODE_ID": name, "PARTICIPANT_NODE_NAME": name}
         token = self.home / "sites" / name / "site.token"
         return Server("client_server", port, env, self.home / f"{name}.out", token)
 
