@@ -34,7 +34,7 @@ class Demo:
 DEMOS = {
     "digits": Demo(sites=3, rounds=10, goal=0.95),
     "tabular": Demo(sites=3, rounds=5, goal=0.93),
-    "fashion": Demo(sites=3, rounds=3, goal=0.75, needs=("fashion-mnist", "`apt install dataset-fashion-mnist` brings it")),
+    "fashion": Demo(sites=3, rounds=3, goal=0.80, needs=("fashion-mnist", "`apt install dataset-fashion-mnist` brings it")),
     "lora-text": Demo(sites=4, rounds=4, goal=0.77, fetched=True),
 }
 

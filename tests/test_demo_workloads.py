@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,16 @@ from demo_stack import Stack, Trouble
 from demo_workloads import DEMOS, make_ready, travelling
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_demo_asks_for_what_the_app_has(name: str) -> None:
+    app = tomllib.loads((ROOT / "flower-app" / "pyproject.toml").read_text("utf-8"))["tool"]
+    assert name in app["espalier"]["run-config"]["workload"]["choices"]
+    declared = app["flwr"]["app"]["config"]
+    assert {key: type(declared[key]) for key in DEMOS[name].run_config} == {
+        key: type(value) for key, value in DEMOS[name].run_config.items()
+    }
 
 
 def test_a_workload_without_a_demo_is_refused_with_the_choices() -> None:
