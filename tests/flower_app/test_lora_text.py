@@ -101,6 +101,15 @@ def test_rounds_over_four_domains_learn_with_either_aggregation(make_federation:
         assert closed["metrics"]["eval_accuracy"] > 0.6
 
 
+def test_quick_scores_are_of_a_few_texts_the_same_ones_each_time() -> None:
+    tuned = workload()
+    arrays = tuned.initial_arrays()
+    scores = tuned.quick_evaluate(arrays, 8)
+    assert tuned.quick_evaluate(arrays, 8) == scores
+    assert {scores[f"accuracy_{domain}"] for domain in ("movie", "nyt", "tweets", "amazon")} <= {0.0, 0.5, 1.0}, "two of each"
+    assert scores["accuracy"] != tuned.server_evaluate(arrays)["accuracy"]
+
+
 def test_under_ffa_only_b_travels_and_every_site_makes_the_same_a(make_env: MakeEnv) -> None:
     frozen, both = workload(lora_aggregation="ffa"), workload()
     arrays = frozen.initial_arrays()
@@ -127,9 +136,12 @@ def test_a_site_may_train_at_a_smaller_rank_with_the_runs_scaling(make_env: Make
     trained = tuned.train(arrays, {}, make_env(node_config={"lora-r": 2}))
     name_b, name_a = tuned.products()[0]
     assert (trained.arrays[name_b].shape, trained.arrays[name_a].shape) == ((32, 2), (2, 32))
-    small, whole = tuned._model(2), tuned._model(4)
-    for model in (small, whole):
-        assert {module.scaling["default"] for module in model.modules() if isinstance(module, LoraLayer)} == {2.0}
+    first = next(tuned._model(2).parameters())
+    for rank in (2, 4):
+        layers = [module for module in tuned._model(rank).modules() if isinstance(module, LoraLayer)]
+        assert {layer.scaling["default"] for layer in layers} == {2.0}
+        assert {layer.r["default"] for layer in layers} == {rank}
+    assert next(tuned._model(4).parameters()) is first, "the base model is there once"
     mean = ProductMean(arrays, tuned.products())
     full = tuned.train(arrays, {}, make_env(1))
     assert full.arrays[name_b].shape == (32, 4)

@@ -16,22 +16,19 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoTokenizer
 
 from flower_app.config import ConfigError, ConfigValue, RunConfig
-from flower_app.workloads import adapters
+from flower_app.workloads import adapters, text_shares
 from flower_app.workloads.base_models import find_base_model
 from flower_app.workloads.data_dirs import DataMissing
 from flower_app.workloads.devices import choose_device
-from flower_app.workloads.guards import check_labels
-from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, TrainResult, derived_seed
+from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, TrainResult
 from flower_app.workloads.memory import told_when_out_of_memory
-from flower_app.workloads.partition import LOCAL, NATURAL, check_partitioner, partition, stratified_split
+from flower_app.workloads.partition import check_partitioner
 from flower_app.workloads.texts import Texts, Tokens
 from flower_app.workloads.training import fit
 
-TEST_SHARE = 0.2
-TEST_TEXTS, HELD_TEXTS = 200, 200
-"""The most texts that are scored: of each group at the server, and at a site."""
+TEST_TEXTS = 200
+"""The most texts of each group that the server scores."""
 
-SPLIT, SITES, HOLD_BACK, TEST = 1, 2, 3, 5  # one stream of random numbers for each purpose
 EVALUATION_BATCH = 32
 
 transformers.logging.set_verbosity_error()
@@ -55,7 +52,7 @@ class LanguageModel(ABC):
         """Raises ConfigError."""
         self.config = config.left_to(self.defaults)
         check_partitioner(self.config.partitioner, self.name, None)
-        self._built: dict[int, torch.nn.Module] = {}
+        self._built: tuple[int, Any] | None = None
 
     @abstractmethod
     def texts(self) -> Texts:
@@ -124,7 +121,7 @@ class LanguageModel(ABC):
         return TrainResult(trained, fitted.num_examples, metrics, {**fitted.facts, "lora_r": rank})
 
     def evaluate(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> EvalResult:
-        """Score the arrived model on texts of this site that are held back, HELD_TEXTS at most."""
+        """Score the arrived model on texts of this site that are held back."""
         _, held = self.own_texts(env)
         if not len(held):
             return EvalResult(0, {})
@@ -135,39 +132,15 @@ class LanguageModel(ABC):
 
         Nothing where the coordinator has no texts, or sites have theirs to themselves.
         """
-        try:
-            texts = self.texts()
-        except DataMissing:
-            return {}
-        if self.config.partitioner == LOCAL:
-            return {}
-        _, test = self.split(texts)
-        random = np.random.default_rng(derived_seed(self.config.seed, TEST))
-        scores: dict[str, Metrics] = {}
-        for group in np.unique(texts.groups[test]):
-            members = random.permutation(test[texts.groups[test] == group])[:TEST_TEXTS]
-            scores[str(group)] = self._score(arrays, texts.at(members), choose_device(self.config.device))
-        means = {name: float(np.mean([score[name] for score in scores.values()])) for name in next(iter(scores.values()))}
-        return means | {f"accuracy_{group}": score["accuracy"] for group, score in scores.items() if len(scores) > 1}
+        return self._score_on_test(arrays, TEST_TEXTS)
 
-    def split(self, texts: Texts) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Tell what the sites share out from the test split, a fifth of each label."""
-        return stratified_split(texts.labels, TEST_SHARE, derived_seed(self.config.seed, SPLIT))
+    def quick_evaluate(self, arrays: Arrays, num_examples: int) -> Metrics:
+        """Score on so many texts of the test split, as many of each group, the same ones in each round."""
+        return self._score_on_test(arrays, num_examples, in_all=True)
 
     def own_texts(self, env: NodeEnv) -> tuple[Texts, Texts]:
         """Give this partition's texts to train on and those held back. Raises DataUnfit, DataMissing."""
-        texts = self.texts()
-        check_labels(texts.labels, env.node_name, classes=self.classes)
-        if self.config.partitioner != LOCAL:
-            texts = texts.at(self.split(texts)[0])
-            parts = partition(texts.places(), env.num_partitions, self.config, derived_seed(self.config.seed, SITES))
-            texts = texts.at(parts[env.partition_id])
-        if self.config.partitioner == NATURAL:
-            check_labels(texts.labels, env.node_name, classes=self.classes)
-        seed = derived_seed(self.config.seed, HOLD_BACK, env.partition_id)
-        kept, held = stratified_split(texts.labels, self.config.eval_share, seed)
-        held = np.random.default_rng(seed).permutation(held)[:HELD_TEXTS]
-        return texts.at(kept), texts.at(held)
+        return text_shares.own_part(self.texts(), self.config, env, self.classes)
 
     def export(self, arrays: Arrays, folder: Path, *, merged: bool) -> None:
         """Write adapters as peft's own files, or merged into the base model as transformers' own, with the tokenizer."""
@@ -208,11 +181,12 @@ class LanguageModel(ABC):
         return rank
 
     def _model(self, rank: int) -> torch.nn.Module:
-        """Make the model with adapters of a rank, once; 0: the whole model."""
-        if rank not in self._built:
-            base = self.base(weights=True)
-            self._built[rank] = adapters.adapted(base, self._lora(base, rank)) if rank else base
-        return self._built[rank]
+        """Make the model with adapters of a rank; 0: the whole model. Its weights are read once and serve each rank in turn."""
+        if self._built is None or self._built[0] != rank:
+            base = self.base(weights=True) if self._built is None else self._built[1].unload()
+            self._built = rank, adapters.adapted(base, self._lora(base, rank)) if rank else base
+        model: torch.nn.Module = self._built[1]
+        return model
 
     def _loaded(self, arrays: Arrays, rank: int, device: torch.device) -> torch.nn.Module:
         model = self._model(rank)
@@ -230,6 +204,18 @@ class LanguageModel(ABC):
     def _arrays_of(self, model: torch.nn.Module) -> Arrays:
         arrays = adapters.taken(model) if isinstance(model, PeftModel) else _state_of(model)
         return {name: values for name, values in arrays.items() if self._travels(name)}
+
+    def _score_on_test(self, arrays: Arrays, most: int, *, in_all: bool = False) -> Metrics:
+        try:
+            groups = text_shares.test_groups(self.texts(), self.config, most, in_all=in_all)
+        except DataMissing:
+            return {}
+        device = choose_device(self.config.device)
+        scores = {group: self._score(arrays, texts, device) for group, texts in groups.items()}
+        if len(scores) < 2:
+            return next(iter(scores.values()), {})
+        means = {name: float(np.mean([score[name] for score in scores.values()])) for name in ("loss", "accuracy")}
+        return means | {f"accuracy_{group}": score["accuracy"] for group, score in scores.items()}
 
     def _score(self, arrays: Arrays, texts: Texts, device: torch.device) -> Metrics:
         model = self._loaded(arrays, self.config.lora_r, device).eval()
