@@ -84,7 +84,9 @@ def parse_options() -> argparse.Namespace:
 def story(stack: Stack, workload: str, demo: Demo, rounds: int) -> bool:
     """Do it all once; True when the test accuracy that REST gives at the end reaches the goal."""
     started = time.monotonic()
-    make_ready(stack, workload)
+    if demo.needs or demo.fetched:
+        with phase("data"):
+            make_ready(stack, workload)
     with phase("servers"):
         stack.start()
         for server in stack.servers:
