@@ -58,10 +58,18 @@ def work(runtime_api: str, token_file: Path, preloaded: Collection[str]) -> None
 
 
 def installed_modules() -> list[str]:
-    """Name the imported modules of installed packages, parents first; an app's own modules are not among them."""
+    """Name the imported modules of installed packages, parents first; an app's own modules are not among them.
+
+    Nor are second names of modules, which cannot be imported: transformers and Cython give some.
+    """
     roots = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-    files = {name: getattr(module, "__dict__", {}).get("__file__") for name, module in list(sys.modules.items())}
-    return [name for name, file in files.items() if isinstance(file, str) and file.startswith(roots)]
+    found = []
+    for name, module in list(sys.modules.items()):
+        about = getattr(module, "__dict__", {})
+        file, spec = about.get("__file__"), about.get("__spec__")
+        if isinstance(file, str) and file.startswith(roots) and getattr(spec, "name", None) == name:
+            found.append(name)
+    return found
 
 
 def forget_modules_of(app: Path) -> None:

@@ -36,6 +36,8 @@ def main() -> None:
     modules = [name for name in read_json(modules_file) or [] if _import(name)]
     if threading.active_count() > 1:
         _refuse(f"importing the modules of {modules_file} has started {threading.active_count() - 1} threads")
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        _refuse(f"importing the modules of {modules_file} has started CUDA, which no fork could use")
     gc.collect()
     gc.freeze()
     folder = _Server(socket.socket(fileno=descriptor)).serve()

@@ -5,13 +5,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from flower_runtime import warm
-from flower_runtime.clientapp import forget_modules_of
+from flower_runtime.clientapp import forget_modules_of, installed_modules
 from flower_runtime.procfile import ProcessRecord
 from flower_runtime.warm import WarmProcess, WarmServer
 
@@ -171,6 +172,23 @@ def test_it_does_not_fork_beside_threads_and_forgets_what_started_them(
     assert "has started 1 threads" in capsys.readouterr().out
     assert not modules.exists()
     fork(server, tmp_path / "first")
+
+
+def test_it_does_not_fork_where_an_import_has_started_cuda_and_forgets_it(
+    server: WarmServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modules = preload(tmp_path, "torch", "class cuda:\n    is_initialized = staticmethod(lambda: True)")
+    begin(server)
+    assert "has started CUDA, which no fork could use" in capsys.readouterr().out
+    assert not modules.exists()
+    fork(server, tmp_path / "first")
+
+
+def test_second_names_of_modules_are_not_taught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil_by_another_name", psutil)
+    names = installed_modules()
+    assert "psutil" in names
+    assert "psutil_by_another_name" not in names, "it could not be imported, and would be said to be missing for ever"
 
 
 def test_an_import_that_hangs_is_given_up_and_forgotten(
