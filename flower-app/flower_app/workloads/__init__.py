@@ -15,6 +15,7 @@ GROUP = "espalier.workloads"
 BUILT_IN = {
     "causal-lora": "flower_app.workloads.causal_lora:CausalLora",
     "digits": "flower_app.workloads.digits:Digits",
+    "fashion": "flower_app.workloads.fashion:Fashion",
     "lora-text": "flower_app.workloads.lora_text:LoraText",
     "tabular": "flower_app.workloads.tabular:Tabular",
 }
