@@ -149,30 +149,31 @@ class Classifier(ABC):
         Raises DataMissing, DataUnfit, ConfigError.
         """
         if env.partition_id not in self._own:
-            mine = self._part(env)
+            examples = self.load(env.cache_dir)
+            mine = self._places(examples, env)
             seed = derived_seed(self.config.seed, HOLD_BACK, env.partition_id)
-            kept, held = stratified_split(mine.labels, self.config.eval_share, seed)
-            self._own[env.partition_id] = (mine.at(kept), mine.at(held))
+            kept, held = stratified_split(examples.labels[mine], self.config.eval_share, seed)
+            self._own[env.partition_id] = (self._ready(examples.at(mine[kept])), self._ready(examples.at(mine[held])))
         return self._own[env.partition_id]
 
-    def _part(self, env: NodeEnv) -> Examples:
-        """Give what is this site's: all that it has (local), or its part of what all nodes have; looked at, and ready for torch.
+    def _places(self, examples: Examples, env: NodeEnv) -> Indices:
+        """Find this site's examples, all that it has (local) or its part of what all nodes have, and look at them.
 
         Where a site's part is what it is by nature, the part needs two classes; else all examples do, because to deal classes
         out is what a partitioner is for.
         """
-        examples, by_nature = self.load(env.cache_dir), is_by_nature(self.config.partitioner)
+        by_nature = is_by_nature(self.config.partitioner)
         check_labels(examples.labels, env.node_name, len(examples.x), classes=1 if by_nature else 2)
         places: Indices = np.arange(len(examples))
         if self.config.partitioner != LOCAL:
             places = self.split(examples.labels)[0]
-            parts = partition(examples.at(places), env.num_partitions, self.config, derived_seed(self.config.seed, SITES))
+            told = replace(examples, x=examples.labels).at(places)  # a copy of x would be for nothing
+            parts = partition(told, env.num_partitions, self.config, derived_seed(self.config.seed, SITES))
             places = places[parts[env.partition_id]]
-        part = examples.at(places)
         if by_nature:
-            check_labels(part.labels, env.node_name)
-        check_values(part.x, env.node_name, places)
-        return self._ready(part)
+            check_labels(examples.labels[places], env.node_name)
+        check_values(examples.x, env.node_name, places)
+        return places
 
     def _ready(self, examples: Examples) -> Examples:
         return replace(examples, x=self.inputs(examples.x), labels=examples.labels.astype(np.int64, copy=False))

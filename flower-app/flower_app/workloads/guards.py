@@ -45,14 +45,14 @@ def check_labels(labels: NDArray[Any], node_name: str, count: int | None = None,
 
 
 def check_values(x: NDArray[Any], node_name: str, places: Indices | None = None) -> None:
-    """See that all values are finite numbers.
-
-    places: the number that each example has for the reader, where that is not its place in x. Raises DataUnfit.
-    """
+    """See that all values are finite numbers; places: of the examples that are looked at, else all. Raises DataUnfit."""
     if x.dtype.kind not in "fiub":
         raise _unfit(node_name, f"x needs to hold numbers, and holds {x.dtype}")
+    if x.dtype.kind != "f":
+        return
+    x = x if places is None else x[places]
     with np.errstate(all="ignore"):
-        if x.dtype.kind != "f" or np.isfinite(x.sum(dtype=np.float64)):  # a sum needs no array of the size of x
+        if np.isfinite(x.sum(dtype=np.float64)):  # a sum needs no array of the size of x
             return
     wrong = ~np.isfinite(x)
     first = np.unravel_index(int(wrong.argmax()), x.shape)
