@@ -67,7 +67,7 @@ class Stepping:
     def __init__(self, made: LoraText) -> None:
         texts, _ = made.own_texts(SITE)
         self._made, self._tokens, self._labels = made, made.tokens(texts), torch.from_numpy(texts.labels)
-        self._model = made._loaded(made.initial_arrays(), made.config.lora_r, torch.device("cpu")).train()
+        self._model = made._loaded(made.initial_arrays(), made.config.lora_r).train()
         self._optimizer = make_optimizer(self._model.parameters(), made.config)
 
     def step(self, number: int) -> None:

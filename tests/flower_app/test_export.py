@@ -68,7 +68,7 @@ def test_what_peft_reads_back_is_what_was_trained(
 
     arrays, _ = read_tensors(federation.root / "models" / "final.safetensors")
     workload: Any = make_workload(RunConfig.parse(federation.read("config.json")))
-    ours = logits(workload._loaded(arrays, 4, torch.device("cpu")))
+    ours = logits(workload._loaded(arrays, 4))
     read = PeftModel.from_pretrained(KINDS[name].from_pretrained(folder / base), adapters)
     np.testing.assert_allclose(logits(read), ours, rtol=1e-5, atol=1e-6)
     assert not np.allclose(ours, logits(KINDS[name].from_pretrained(folder / base)), atol=1e-4), "training has changed something"

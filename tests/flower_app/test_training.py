@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from flower_app.config import RunConfig
-from flower_app.workloads.devices import choose_device, turn_at
+from flower_app.workloads import precision
+from flower_app.workloads.devices import choose_device, turn_at, turn_of
 from flower_app.workloads.interface import NodeEnv
 from flower_app.workloads.memory import OutOfMemory
 from flower_app.workloads.optimizers import MomentumSGD, Proximity, share_of_lr
@@ -172,12 +173,47 @@ def test_half_precision_is_for_machines_that_compute_with_it(monkeypatch: pytest
     assert all(values.dtype == np.float32 for values in told.arrays.values())
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_float16_with_scaled_losses_takes_the_steps_of_float32(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = Examples(np.eye(6, dtype=np.float32).repeat(8, 0), np.arange(48) // 24)
+    trained = []
+    for dtype in (None, torch.float16):
+        monkeypatch.setattr(precision, "half_type", lambda device, dtype=dtype: dtype)
+        trained.append(train(network(), examples, config(optimizer=optimizer, lr=0.01), {"proximal-mu": 0.1}, env(1)))
+    plain, scaled = trained
+    assert (plain.facts["precision"], scaled.facts["precision"]) == ("float32", "float16")
+    for name, values in arrays_of(network()).items():
+        np.testing.assert_allclose(scaled.arrays[name] - values, plain.arrays[name] - values, atol=1e-4)
+
+
+def test_a_first_step_that_overflows_is_left_out_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "half_type", lambda device: torch.float16)
+    scaled, model, once, x = Precision(torch.device("cpu"), "auto"), network(), network(), torch.ones(4, 6)
+    ours, theirs = MomentumSGD(list(model.parameters()), 0.05, 0.0), torch.optim.SGD(once.parameters(), 0.05, 0.9)
+    for factor in (float("inf"), 1.0):
+        scaled.backward(model(x).square().mean() * factor)
+        scaled.step(ours)
+        ours.zero_grad()
+    once(x).square().mean().backward()
+    theirs.step()
+    assert scaled.scale < 65536, "torch's first scale, halved"
+    for one, two in zip(model.parameters(), once.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
 def test_a_device_that_is_not_there_becomes_the_cpu_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     missing = "mps" if torch.cuda.is_available() else "cuda"
     assert [choose_device(wish).type for wish in ("cpu", missing)] == ["cpu", "cpu"]
     assert capsys.readouterr().out == f"device {missing} is not to be had here: training on the CPU\n"
     with turn_at(torch.device("cpu")) as waited_s:
         assert waited_s == 0
+
+
+def test_a_turn_within_a_turn_is_the_same_one() -> None:
+    with turn_of(f"own-{os.getpid()}") as waited_s, turn_of(f"own-{os.getpid()}") as again_s:
+        assert waited_s == again_s
+    with turn_of(f"own-{os.getpid()}"):
+        pass
 
 
 def test_a_device_serves_one_process_at_a_time_and_the_next_one_when_that_is_killed() -> None:

@@ -8,7 +8,11 @@ from contextlib import contextmanager
 
 import torch
 
+from flower_app.workloads.memory import told_when_out_of_memory
+
 POLL_S = 0.1
+
+_held: dict[str, float] = {}
 
 
 def choose_device(wish: str) -> torch.device:
@@ -33,23 +37,45 @@ def name_of(device: torch.device) -> str:
 
 
 @contextmanager
+def model_at(device: torch.device, model: torch.nn.Module, layout: torch.memory_format = torch.preserve_format) -> Iterator[None]:
+    """Hold a device with a model on it; afterwards neither the model nor what was computed is there. Raises OutOfMemory."""
+    with turn_at(device):
+        try:
+            with told_when_out_of_memory(device):
+                model.to(device, memory_format=layout)  # type: ignore[call-overload]
+            yield
+        finally:
+            model.to("cpu")
+
+
+@contextmanager
 def turn_at(device: torch.device) -> Iterator[float]:
     """Hold a GPU alone among the processes of this machine; gives the seconds that were waited. The CPU is everybody's.
 
     The lock is an abstract Unix socket named after the GPU: no file, other users' processes count, and it is gone with
-    whoever held it, however that ended. Elsewhere than on Linux there is none, and nobody waits.
+    whoever held it, however that ended. Elsewhere than on Linux there is none, and nobody waits. Memory that torch keeps for
+    later is given back before a wait and after the turn.
     """
-    key = f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
-    if key is None or sys.platform != "linux":
+    if device.type != "cuda" or sys.platform != "linux":
         yield 0.0
         return
-    with turn_of(key) as waited_s:
-        yield waited_s
+    torch.cuda.empty_cache()
+    with turn_of(f"cuda-{torch.cuda.get_device_properties(device).uuid}") as waited_s:
+        try:
+            yield waited_s
+        finally:
+            torch.cuda.empty_cache()
 
 
 @contextmanager
 def turn_of(key: str) -> Iterator[float]:
-    """Hold what `key` names alone among the processes of this machine; gives the seconds that were waited."""
+    """Hold what `key` names alone among the processes of this machine; gives the seconds that were waited.
+
+    A turn within a turn of this process is the same one.
+    """
+    if key in _held:
+        yield _held[key]
+        return
     started = time.monotonic()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as held:
         told = False
@@ -62,4 +88,8 @@ def turn_of(key: str) -> Iterator[float]:
                     print(f"waiting for {key}, at which another node of this machine works ({taken.strerror})", flush=True)
                 told = True
                 time.sleep(POLL_S)
-        yield time.monotonic() - started
+        _held[key] = time.monotonic() - started
+        try:
+            yield _held[key]
+        finally:
+            del _held[key]

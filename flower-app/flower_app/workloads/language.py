@@ -19,7 +19,7 @@ from flower_app.config import ConfigError, ConfigValue, RunConfig
 from flower_app.workloads import adapters, text_shares
 from flower_app.workloads.base_models import find_base_model
 from flower_app.workloads.data_dirs import DataMissing
-from flower_app.workloads.devices import choose_device
+from flower_app.workloads.devices import choose_device, model_at
 from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, TrainResult
 from flower_app.workloads.memory import told_when_out_of_memory
 from flower_app.workloads.partition import check_partitioner
@@ -107,14 +107,15 @@ class LanguageModel(ABC):
         """Train the arrived model on this site's texts but those held back."""
         device, rank = choose_device(env.device), self._rank_of(env)
         mine, _ = self.own_texts(env)
-        tokens, labels = self.tokens(mine), torch.from_numpy(mine.labels).to(device)
-        model = self._loaded(adapters.at_rank(arrays, rank) if rank else arrays, rank, device)
+        tokens, labels = self.tokens(mine), torch.from_numpy(mine.labels)
+        model = self._loaded(adapters.at_rank(arrays, rank) if rank else arrays, rank)
 
         def batch_loss(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-            loss, right, count = self.loss(model, tokens.batch(places.tolist(), device), labels[places.to(device)])
+            loss, right, count = self.loss(model, tokens.batch(places.tolist(), device), labels[places].to(device))
             return loss, right if count == len(places) else None
 
-        fitted = fit(model, batch_loss, len(mine), self.config, settings, env)
+        with model_at(device, model):
+            fitted = fit(model, batch_loss, len(mine), self.config, settings, env)
         trained, whole = self._arrays_of(model), self.whole_model()
         share = sum(values.size for values in trained.values()) / whole[0]
         metrics = {**fitted.metrics, "trainable_share": share, "whole_bytes": float(whole[1])}
@@ -144,7 +145,7 @@ class LanguageModel(ABC):
 
     def export(self, arrays: Arrays, folder: Path, *, merged: bool) -> None:
         """Write adapters as peft's own files, or merged into the base model as transformers' own, with the tokenizer."""
-        model: Any = self._loaded(arrays, self.config.lora_r, torch.device("cpu"))
+        model: Any = self._loaded(arrays, self.config.lora_r)
         if merged:
             self.tokenizer().save_pretrained(folder)
             model.merge_and_unload().save_pretrained(folder)
@@ -188,7 +189,7 @@ class LanguageModel(ABC):
         model: torch.nn.Module = self._built[1]
         return model
 
-    def _loaded(self, arrays: Arrays, rank: int, device: torch.device) -> torch.nn.Module:
+    def _loaded(self, arrays: Arrays, rank: int) -> torch.nn.Module:
         model = self._model(rank)
         if isinstance(model, PeftModel):
             if self.config.lora_aggregation == "ffa":
@@ -198,8 +199,7 @@ class LanguageModel(ABC):
             adapters.put(model, arrays)
         else:
             model.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in arrays.items()})
-        with told_when_out_of_memory(device):
-            return model.to(device)
+        return model
 
     def _arrays_of(self, model: torch.nn.Module) -> Arrays:
         arrays = adapters.taken(model) if isinstance(model, PeftModel) else _state_of(model)
@@ -218,12 +218,12 @@ class LanguageModel(ABC):
         return means | {f"accuracy_{group}": score["accuracy"] for group, score in scores.items()}
 
     def _score(self, arrays: Arrays, texts: Texts, device: torch.device) -> Metrics:
-        model = self._loaded(arrays, self.config.lora_r, device).eval()
-        tokens, labels = self.tokens(texts), torch.from_numpy(texts.labels).to(device)
+        model = self._loaded(arrays, self.config.lora_r).eval()
+        tokens, labels = self.tokens(texts), torch.from_numpy(texts.labels)
         losses, right, count = 0.0, 0, 0
-        with torch.inference_mode(), told_when_out_of_memory(device):
+        with model_at(device, model), torch.inference_mode(), told_when_out_of_memory(device):
             for places in tokens.by_length(EVALUATION_BATCH):
-                loss, hits, answers = self.loss(model, tokens.batch(places, device), labels[places])
+                loss, hits, answers = self.loss(model, tokens.batch(places, device), labels[places].to(device))
                 losses, right, count = losses + loss.item() * answers, right + int(hits), count + answers
         return {"loss": losses / count, "accuracy": right / count}
 

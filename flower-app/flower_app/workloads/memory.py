@@ -9,9 +9,9 @@ import torch
 from flower_app.measures import peak_rss_bytes, rss_bytes
 
 GB = 1e9
-KNOBS = "lower batch-size, max-length or lora-r, train fewer layers, or give the node more memory"
+KNOBS = "Lower batch-size, max-length or lora-r, train fewer layers, or give the node more memory"
 GPU_KNOBS = f"{KNOBS}; amp = auto halves what is computed with, and device = cpu needs no GPU"
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory", "_status_alloc_failed")
 
 
 class OutOfMemory(RuntimeError):
@@ -56,12 +56,12 @@ def told_when_out_of_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise OutOfMemory(f"out of memory: {error or 'no room for an array'}. {KNOBS.capitalize()}") from error
+        raise OutOfMemory(f"out of memory: {error or 'no room for an array'}. {KNOBS}") from error
     except RuntimeError as error:  # torch.OutOfMemoryError is one, and the CPU's allocator raises it plainly
         if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error).lower() for sign in SIGNS):
             raise
         knobs = GPU_KNOBS if device.type == "cuda" else KNOBS
-        raise OutOfMemory(f"{device.type} out of memory: {str(error).splitlines()[0]}. {knobs.capitalize()}") from error
+        raise OutOfMemory(f"{device.type} out of memory: {str(error).splitlines()[0]}. {knobs}") from error
 
 
 def memory_bytes() -> int:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from flower_app.config import RunConfig
-from flower_app.workloads.devices import choose_device, name_of, turn_at
+from flower_app.workloads.devices import choose_device, model_at, name_of, turn_at
 from flower_app.workloads.interface import Arrays, Metrics, NodeEnv, TrainResult
 from flower_app.workloads.memory import MemoryWatch, told_when_out_of_memory
 from flower_app.workloads.optimizers import Proximity, make_optimizer, share_of_lr
@@ -89,27 +89,30 @@ def train(
     model: torch.nn.Module, examples: Examples, config: RunConfig, settings: Mapping[str, Any], env: NodeEnv
 ) -> TrainResult:
     """Fit a classifier to examples, on the device that there is."""
-    device = choose_device(env.device)
-    with told_when_out_of_memory(device):
-        x, y = torch.from_numpy(examples.x), torch.from_numpy(examples.labels)
-        layout = torch.channels_last if x.ndim == 4 and min(x.shape[2:]) >= CHANNELS_LAST_FROM else torch.preserve_format
-        model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
-        x, y = x.to(device, memory_format=layout), y.to(device)
+    device, large = choose_device(env.device), examples.x.ndim == 4 and min(examples.x.shape[2:]) >= CHANNELS_LAST_FROM
+    layout = torch.channels_last if large else torch.preserve_format
 
-    def batch_loss(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        places = batch.to(device)
-        logits = model(x[places])
-        return cross_entropy(logits, y[places]), (logits.argmax(1) == y[places]).sum()
+    def fit_there() -> Fitted:
+        with told_when_out_of_memory(device):
+            x = torch.from_numpy(examples.x).to(device, memory_format=layout)
+            y = torch.from_numpy(examples.labels).to(device)
 
-    fitted = fit(model, batch_loss, len(y), config, settings, env)
+        def batch_loss(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            places = batch.to(device)
+            logits = model(x[places])
+            return cross_entropy(logits, y[places]), (logits.argmax(1) == y[places]).sum()
+
+        return fit(model, batch_loss, len(y), config, settings, env)
+
+    with model_at(device, model, layout):
+        fitted = fit_there()
     return TrainResult(arrays_of(model), fitted.num_examples, fitted.metrics, fitted.facts)
 
 
 def score(model: torch.nn.Module, examples: Examples, device_wish: str = "cpu") -> Metrics:
     """Give the loss and what scores_of() says of at least one example."""
     device = choose_device(device_wish)
-    model = model.to(device).eval()
-    with torch.inference_mode(), told_when_out_of_memory(device):
+    with model_at(device, model.eval()), torch.inference_mode(), told_when_out_of_memory(device):
         pieces = torch.split(torch.from_numpy(examples.x), EVALUATION_BATCH)
         logits = torch.cat([model(piece.to(device)).float().cpu() for piece in pieces])
         loss = float(cross_entropy(logits, torch.from_numpy(examples.labels)))
