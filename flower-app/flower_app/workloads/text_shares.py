@@ -7,7 +7,7 @@ import numpy as np
 from flower_app.config import RunConfig
 from flower_app.workloads.guards import check_labels
 from flower_app.workloads.interface import NodeEnv, derived_seed
-from flower_app.workloads.partition import LOCAL, NATURAL, Indices, partition, stratified_split
+from flower_app.workloads.partition import LOCAL, Indices, is_by_nature, partition, stratified_split
 from flower_app.workloads.texts import Texts
 
 TEST_SHARE = 0.2
@@ -25,14 +25,14 @@ def split(texts: Texts, config: RunConfig) -> tuple[Indices, Indices]:
 def own_part(texts: Texts, config: RunConfig, env: NodeEnv, classes: int) -> tuple[Texts, Texts]:
     """Give a partition's texts to train on, and those held back: eval-share of each label, HELD_TEXTS at most.
 
-    classes: the fewest labels that the texts need, and under `natural` a site's own. Raises DataUnfit, ConfigError.
+    classes: the fewest labels that the texts need, and a site's own where they are so by nature. Raises DataUnfit, ConfigError.
     """
     check_labels(texts.labels, env.node_name, classes=classes)
     if config.partitioner != LOCAL:
         texts = texts.at(split(texts, config)[0])
         parts = partition(texts.places(), env.num_partitions, config, derived_seed(config.seed, SITES))
         texts = texts.at(parts[env.partition_id])
-    if config.partitioner == NATURAL:
+    if is_by_nature(config.partitioner):
         check_labels(texts.labels, env.node_name, classes=classes)
     seed = derived_seed(config.seed, HOLD_BACK, env.partition_id)
     kept, held = stratified_split(texts.labels, config.eval_share, seed)
