@@ -82,6 +82,12 @@ def test_the_walk_is_short_and_every_block_of_it_says_where_it_goes() -> None:
     assert set(FILES) == {f"{APP}/pyproject.toml", f"{APP}/{APP}.py"}
 
 
+def test_a_reference_that_leads_nowhere_is_the_cause_of_the_runs_failure(stack: Stack, app: str) -> None:
+    run = stack.wait_end(stack.start_run(app, workload=f"{APP}:Readmision"))
+    assert (run["status"], run["cause"]["type"], run["rounds_done"]) == ("failed", "ConfigError", 0)
+    assert run["cause"]["message"] == f'workload "{APP}:Readmision": module {APP} has no class Readmision'
+
+
 @pytest.mark.usefixtures("own_tables")
 def test_the_blocks_of_the_page_train_a_model_on_what_each_site_has(stack: Stack, app: str, tmp_path: Path) -> None:
     there = {"ESPALIER_HOME": str(stack.home), "ADMIN_PORT": str(stack.admin.port)}
@@ -95,9 +101,3 @@ def test_the_blocks_of_the_page_train_a_model_on_what_each_site_has(stack: Stack
     assert seen["metrics"]["eval_accuracy"] > 0.8
     updates = stack.admin.items(f"/runs/{run['id']}/updates")
     assert [(each["status"], each["num_examples"]) for each in updates] == [("counted", 240)] * 6, "300 each, a fifth held back"
-
-
-def test_a_reference_that_leads_nowhere_is_the_cause_of_the_runs_failure(stack: Stack, app: str) -> None:
-    run = stack.wait_end(stack.start_run(app, workload=f"{APP}:Readmision"))
-    assert (run["status"], run["cause"]["type"], run["rounds_done"]) == ("failed", "ConfigError", 0)
-    assert run["cause"]["message"] == f'workload "{APP}:Readmision": module {APP} has no class Readmision'
