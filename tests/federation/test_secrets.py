@@ -27,7 +27,7 @@ def test_neither_server_app_nor_client_app_sees_a_secret(stack: Stack) -> None:
 
     for text in wait_for("both environments in the log", dumps, 20):
         names = [pair.split("=", 1)[0] for pair in text.split("ENVIRONMENT ", 1)[1].split(" ") if "=" in pair]
-        assert not [name for name in names if any(word in name.upper() for word in WORDS)]
+        assert not [name for name in names if any(word in name.upper().removeprefix("TOKENIZERS_") for word in WORDS)]
         assert not [secret for secret in secrets_of(stack) if secret in text]
 
 
