@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,6 @@ import pytest
 import torch
 from flower_app.config import RunConfig
 from flower_app.workloads import precision
-from flower_app.workloads.devices import choose_device, turn_at, turn_of
 from flower_app.workloads.interface import NodeEnv
 from flower_app.workloads.memory import OutOfMemory
 from flower_app.workloads.optimizers import MomentumSGD, Proximity, share_of_lr
@@ -199,37 +195,3 @@ def test_a_first_step_that_overflows_is_left_out_and_leaves_nothing_behind(monke
     assert scaled.scale < 65536, "torch's first scale, halved"
     for one, two in zip(model.parameters(), once.parameters(), strict=True):
         torch.testing.assert_close(one, two)
-
-
-def test_a_device_that_is_not_there_becomes_the_cpu_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    missing = "mps" if torch.cuda.is_available() else "cuda"
-    assert [choose_device(wish).type for wish in ("cpu", missing)] == ["cpu", "cpu"]
-    assert capsys.readouterr().out == f"device {missing} is not to be had here: training on the CPU\n"
-    with turn_at(torch.device("cpu")) as waited_s:
-        assert waited_s == 0
-
-
-def test_a_turn_within_a_turn_is_the_same_one() -> None:
-    with turn_of(f"own-{os.getpid()}") as waited_s, turn_of(f"own-{os.getpid()}") as again_s:
-        assert waited_s == again_s
-    with turn_of(f"own-{os.getpid()}"):
-        pass
-
-
-def test_a_device_serves_one_process_at_a_time_and_the_next_one_when_that_is_killed() -> None:
-    key = f"test-{os.getpid()}"
-    holds = f"from flower_app.workloads.devices import turn_of\nwith turn_of({key!r}):\n print('mine', flush=True)\n input()"
-    first, second = (
-        subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    )
-    with first, second:
-        assert first.stdout
-        assert second.stdout
-        told = {process: process.stdout.readline() for process in (first, second) if process.stdout}
-        holder, waiter = sorted(told, key=lambda process: told[process] != "mine\n")
-        assert "waiting for" in told[waiter]
-        holder.kill()
-        assert waiter.stdout is not None
-        assert waiter.stdout.readline() == "mine\n"
-        waiter.communicate("\n", timeout=20)

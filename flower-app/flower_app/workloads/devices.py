@@ -1,10 +1,11 @@
 """Where torch computes, and whose turn it is: a GPU that several nodes of one machine share serves one fit at a time."""
 
+import errno
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -53,8 +54,9 @@ def turn_at(device: torch.device) -> Iterator[float]:
     """Hold a GPU alone among the processes of this machine; gives the seconds that were waited. The CPU is everybody's.
 
     The lock is an abstract Unix socket named after the GPU: no file, other users' processes count, and it is gone with
-    whoever held it, however that ended. Elsewhere than on Linux there is none, and nobody waits. Memory that torch keeps for
-    later is given back before a wait and after the turn.
+    whoever held it, however that ended. Such sockets are per network namespace: containers with namespaces of their own do not
+    wait for each other, and elsewhere than on Linux nobody waits. Memory that torch keeps for later is given back before a wait
+    and after the turn.
     """
     if device.type != "cuda" or sys.platform != "linux":
         yield 0.0
@@ -69,27 +71,43 @@ def turn_at(device: torch.device) -> Iterator[float]:
 
 @contextmanager
 def turn_of(key: str) -> Iterator[float]:
-    """Hold what `key` names alone among the processes of this machine; gives the seconds that were waited.
+    """Hold what `key` names alone among the processes of this network namespace; gives the seconds that were waited.
 
-    A turn within a turn of this process is the same one.
+    A turn within a turn of this process is the same one. Where the system gives no lock, a line says so and nobody waits.
     """
     if key in _held:
         yield _held[key]
         return
     started = time.monotonic()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as held:
-        told = False
-        while True:
-            try:
-                held.bind(f"\0espalier/{key}")
-                break
-            except OSError as taken:
-                if not told:
-                    print(f"waiting for {key}, at which another node of this machine works ({taken.strerror})", flush=True)
-                told = True
-                time.sleep(POLL_S)
+    with _lock(key):
         _held[key] = time.monotonic() - started
         try:
             yield _held[key]
         finally:
             del _held[key]
+
+
+def _lock(key: str) -> AbstractContextManager[object]:
+    told = False
+    while True:
+        try:
+            return _bound(f"\0espalier/{key}")
+        except OSError as error:
+            reason = error.strerror or error
+            if error.errno != errno.EADDRINUSE:
+                print(f"other nodes of this machine may work at {key} at the same time: there is no lock ({reason})", flush=True)
+                return nullcontext()
+            if not told:
+                print(f"waiting for {key}, at which another node of this machine works ({reason})", flush=True)
+            told = True
+        time.sleep(POLL_S)
+
+
+def _bound(address: str) -> socket.socket:
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        held.bind(address)
+    except OSError:
+        held.close()
+        raise
+    return held
