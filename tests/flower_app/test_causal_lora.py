@@ -96,7 +96,7 @@ def test_a_line_that_is_no_example_is_named(line: str, folder: Path, tmp_path: P
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "own.jsonl").write_text(f'{{"text": "a"}}\n\n{line}\n')
     with pytest.raises(
-        DataUnfit, match=r'line 3 of own\.jsonl needs to be a JSON object with "text", or "prompt" and "completion"'
+        DataUnfit, match=r'line 3 of texts/own\.jsonl needs to be a JSON object with "text", or "prompt" and "completion"'
     ):
         workload().texts()
     with pytest.raises(DataMissing, match=r"there is no nosuch in .*; put the site's texts there"):

@@ -4,12 +4,9 @@ The model is `base-model`: a folder below a data folder, or `organisation/name` 
 folder below a data folder, of `.txt` (an example a paragraph) and `.jsonl` (`text`, or `prompt` and `completion`, a line).
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -17,13 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from flower_app.config import ConfigError, ConfigValue, RunConfig
 from flower_app.workloads.base_models import find_base_model
 from flower_app.workloads.data_dirs import data_dirs, find_data
-from flower_app.workloads.guards import DataUnfit
 from flower_app.workloads.language import LanguageModel
+from flower_app.workloads.text_files import read_texts
 from flower_app.workloads.texts import IGNORED, Texts, Tokens
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-PARTED = "\0"
-"""Stands between a prompt and its completion: no text has it."""
 
 
 class CausalLora(LanguageModel):
@@ -52,10 +47,7 @@ class CausalLora(LanguageModel):
 
     def texts(self) -> Texts:
         """Give all texts, grouped by the file that they come from. Raises DataMissing, DataUnfit."""
-        root = find_data(self.config.dataset, data_dirs(), "put the site's texts there, as .txt or .jsonl files")
-        files = [root] if root.is_file() else sorted(each for each in root.rglob("*") if each.suffix in (".txt", ".jsonl"))
-        found = [(text, file.stem) for file in files for text in _texts_of(file)]
-        return Texts([text for text, _ in found], np.zeros(len(found), np.int64), np.array([group for _, group in found]))
+        return read_texts(find_data(self.config.dataset, data_dirs(), "put the site's texts there, as .txt or .jsonl files"))
 
     def base(self, *, weights: bool) -> torch.nn.Module:
         """Make the model, in float32 on a CPU and as its files have it for a GPU. Raises DataMissing, HubUnreachable."""
@@ -75,10 +67,9 @@ class CausalLora(LanguageModel):
         tokenizer = self.tokenizer()
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         ids, counted_from = [], []
-        for text in texts.texts:
-            prompt, parted, completion = text.partition(PARTED)
-            start = tokenizer(prompt)["input_ids"] if parted else []
-            rest = tokenizer(completion if parted else prompt, add_special_tokens=not parted)["input_ids"]
+        for prompt, text in zip(texts.prompts or [None] * len(texts), texts.texts, strict=True):
+            start = [] if prompt is None else tokenizer(prompt)["input_ids"]
+            rest = tokenizer(text, add_special_tokens=prompt is None)["input_ids"]
             ids.append([*start, *rest, *end][: self.config.max_length])
             counted_from.append(len(start))
         return Tokens(ids, tokenizer.pad_token_id or 0, counted_from)
@@ -97,19 +88,3 @@ class CausalLora(LanguageModel):
         counts = following != IGNORED
         loss = cross_entropy(logits.flatten(0, 1), following.flatten(), ignore_index=IGNORED)
         return loss, ((logits.argmax(-1) == following) & counts).sum(), int(counts.sum())
-
-
-def _texts_of(file: Path) -> Iterator[str]:
-    """Give the examples of one file. Raises DataUnfit, naming file and line."""
-    if file.suffix == ".txt":
-        yield from filter(None, map(str.strip, file.read_text("utf-8").split("\n\n")))
-        return
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            told = json.loads(line)
-            yield told["text"] if "text" in told else f"{told['prompt']}{PARTED}{told['completion']}"
-        except (ValueError, KeyError, TypeError) as error:
-            needs = 'a JSON object with "text", or "prompt" and "completion"'
-            raise DataUnfit(f"line {number} of {file.name} needs to be {needs}: {error!r}") from error

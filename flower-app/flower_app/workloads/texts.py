@@ -16,18 +16,23 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts, each with a label (int64; 0 where there are none) and the group that it comes from."""
+    """Texts, each with a label (int64; 0 where there are none) and the group that it comes from.
+
+    prompts: what a text is the completion of, None where it stands alone; empty where none has one.
+    """
 
     texts: Sequence[str]
     labels: Labels
     groups: NDArray[Any]
+    prompts: Sequence[str | None] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def at(self, indices: Indices) -> "Texts":
         """Give some of them, in that order."""
-        return Texts([self.texts[index] for index in indices], self.labels[indices], self.groups[indices])
+        prompts = [self.prompts[index] for index in indices] if self.prompts else ()
+        return Texts([self.texts[index] for index in indices], self.labels[indices], self.groups[indices], prompts)
 
     def places(self) -> Examples:
         """Give what a partitioner deals out: for each text its place, label and group."""
