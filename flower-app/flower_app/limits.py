@@ -1,11 +1,11 @@
 """What a run may use: time in all, and the server's memory for updates that are held."""
 
-import os
 from bisect import bisect_right
 from datetime import datetime
 
 from flower_app.clock import Clock
 from flower_app.config import RunConfig
+from flower_app.measures import memory_bytes
 from flower_app.products import Products
 from flower_app.rules import Rule
 from flower_app.workloads.interface import Arrays
@@ -81,8 +81,8 @@ def most_that_fit(config: RunConfig, rule: Rule, model: Arrays, count: int, prod
 
 
 def _limit_bytes(config: RunConfig) -> int:
-    """Give server-memory-limit-mb, or half of the machine's memory."""
-    return config.server_memory_limit_mb * MB or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    """Give server-memory-limit-mb, or half of the memory that there is."""
+    return config.server_memory_limit_mb * MB or memory_bytes() // 2
 
 
 def _bytes_held(config: RunConfig, rule: Rule, model: Arrays, count: int, products: Products) -> int:

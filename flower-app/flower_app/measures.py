@@ -1,4 +1,7 @@
-"""What a process says of itself with a reply: memory, threads, time."""
+"""What a process says of itself with a reply: memory, threads, time.
+
+Source of its limits: Linux, Documentation/admin-guide/cgroup-v2.rst (memory.max), cgroup-v1/memory.rst (memory.limit_in_bytes).
+"""
 
 import os
 import platform
@@ -7,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 
 def rss_bytes() -> int:
@@ -21,6 +24,11 @@ def rss_bytes() -> int:
 def peak_rss_bytes() -> int:
     """Give the highest resident memory of this process so far; the kernel's own mark may lag behind by some pages."""
     return max(_high_water_bytes(), rss_bytes())
+
+
+def memory_bytes(root: Path = Path("/")) -> int:
+    """Give the memory that this process may take: the machine's RAM, or what the narrowest of its cgroups is limited to."""
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_limits_bytes(root)])
 
 
 def threads(num_nodes: int, environment: Mapping[str, str] = os.environ) -> int:
@@ -48,6 +56,22 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+
+def _limits_bytes(root: Path) -> Iterator[int]:
+    """Give each limit along this process's path; a container may be in a cgroup that it sees another path of."""
+    groups: list[str] = []
+    with suppress(OSError):
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        tree, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        below = PurePosixPath(path.lstrip("/"))
+        for folder in (below, *below.parents):
+            with suppress(OSError, ValueError):  # no such file, or "max"
+                yield int((root / "sys/fs/cgroup" / tree / folder / name).read_text())
 
 
 def _high_water_bytes() -> int:

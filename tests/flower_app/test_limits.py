@@ -74,6 +74,14 @@ def test_updates_that_come_late_and_are_carried_are_counted(k_of_n: int, fits: b
         see_that_updates_fit(config, rule_of(config), model, 5)
 
 
+def test_where_no_limit_is_set_half_of_the_memory_of_the_container_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower_app.limits.memory_bytes", lambda: 4_000_000)
+    config, model = RunConfig.parse({"late": "carry"}), {"w": np.zeros(250_000, np.float32)}
+    see_that_updates_fit(config, rule_of(config), model, 2)
+    with pytest.raises(UpdatesDoNotFit, match="3 MB here, and 2 MB may be used"):
+        see_that_updates_fit(config, rule_of(config), model, 3)
+
+
 @pytest.mark.parametrize(("limit_mb", "fits"), [(3, False), (4, True)])
 def test_a_late_update_that_has_to_be_near_its_model_is_counted_with_it(limit_mb: int, fits: bool) -> None:
     config = RunConfig.parse({"late": "carry", "k-of-n": 3, "server-memory-limit-mb": limit_mb, "max-update-norm": 1.0})

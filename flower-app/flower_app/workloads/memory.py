@@ -1,12 +1,11 @@
 """What a fit takes of RAM and VRAM, when that is too much, and what to do about it."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from flower_app.measures import peak_rss_bytes, rss_bytes
+from flower_app.measures import memory_bytes, peak_rss_bytes, rss_bytes
 
 GB = 1e9
 KNOBS = "Lower batch-size, max-length or lora-r, train fewer layers, or give the node more memory"
@@ -62,8 +61,3 @@ def told_when_out_of_memory(device: torch.device) -> Iterator[None]:
             raise
         knobs = GPU_KNOBS if device.type == "cuda" else KNOBS
         raise OutOfMemory(f"{device.type} out of memory: {str(error).splitlines()[0]}. {knobs}") from error
-
-
-def memory_bytes() -> int:
-    """Give the machine's RAM."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
