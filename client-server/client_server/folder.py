@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -36,15 +37,20 @@ class SiteFolder:
         os.set_inheritable(file.fileno(), False)
         return file
 
-    def count_at_work(self) -> int:
-        """Count the folders beside this one, and it, that a client server holds: at least 1, and 1 where there is no /proc."""
-        try:
-            lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-        except OSError:
-            return 1
-        held = {fields[5].rpartition(":")[2] for fields in lines if fields[1] == "FLOCK"}
-        locks = [lock for lock in self.root.parent.glob("*/lock") if lock.parent != self.root]
-        return 1 + sum(str(lock.stat().st_ino) in held for lock in locks)
+    def count_at_work(self, locks: Path = Path("/proc/locks")) -> int:
+        """Count this folder, which our process has claimed, and those beside it that a client server holds; 1 without /proc.
+
+        Devices in /proc/locks are not always those that stat() gives (btrfs): our own lock's line says which one is meant.
+        """
+        held: dict[str, set[str]] = {}
+        with suppress(OSError):
+            for fields in map(str.split, locks.read_text().splitlines()):
+                if fields[1] == "FLOCK":
+                    device, _, inode = fields[5].rpartition(":")
+                    held.setdefault(inode, set()).add(device)
+        ours = held.get(_inode(self.root / "lock"), set())
+        others = [lock for lock in self.root.parent.glob("*/lock") if lock.parent != self.root]
+        return 1 + sum(not ours.isdisjoint(held.get(_inode(lock), set())) for lock in others)
 
     @property
     def site_token(self) -> Path:
@@ -113,3 +119,11 @@ class SiteFolder:
     @property
     def flwr_home(self) -> Path:
         return self.supernode / "flwr-home"
+
+
+def _inode(file: Path) -> str:
+    """Give a file's inode; nothing of one that is gone meanwhile."""
+    try:
+        return str(file.stat().st_ino)
+    except OSError:
+        return ""

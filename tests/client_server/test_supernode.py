@@ -226,7 +226,7 @@ async def test_sites_of_one_home_share_its_cores(site: OpenSite, monkeypatch: py
     left.prepare()
     left.claim().close()
     other.prepare()
-    with other.claim():
+    with folder.claim(), other.claim():
         assert folder.count_at_work() == 2
         monkeypatch.setattr("client_server.launch.usable_cores", lambda: 5)
         assert supernode_environment(settings)["OMP_NUM_THREADS"] == "2"
