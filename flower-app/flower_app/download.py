@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from flower_app.sources import Source
@@ -68,12 +69,22 @@ def _run(command: list[str], environment: dict[str, str], scratch: Path, source:
                 try:
                     return pip.wait(SAID_EVERY_S)
                 except subprocess.TimeoutExpired:
-                    here = sum(each.stat().st_size for each in scratch.glob("tmp/*/*") if each.is_file())
+                    here = _bytes_in(scratch / "tmp")
                     after = f"after {time.monotonic() - started:.0f} s"
                     print(f"  {here / MB:.0f} of {source.num_bytes / MB:.0f} MB {after}", flush=True)
         except BaseException:
             pip.kill()
             raise
+
+
+def _bytes_in(folder: Path) -> int:
+    """Count what lies in the folders of a folder; what pip has deleted meanwhile does not count."""
+    found = 0
+    for path, _, names in os.walk(folder):
+        for name in names if Path(path).parent == folder else ():
+            with suppress(FileNotFoundError):
+                found += Path(path, name).stat().st_size
+    return found
 
 
 def _last_error(said: str) -> str:

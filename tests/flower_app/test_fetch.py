@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from flower_app import fetch
+from flower_app.download import download
 from flower_app.sources import WANTED, Pinned, Source
 
 WEIGHTS, TEXT, LICENCE = b"\0weights" * 1000, b"1\t-0.9\tno picture\r\n", b"MIT"
@@ -178,6 +179,30 @@ def test_a_killed_fetch_leaves_nothing_half_and_the_next_one_waits_for_none_and_
     assert not (tmp_path / "data" / "tiny").exists()
     assert fetch.main(["tiny", "--to", str(tmp_path / "data")]) == 0
     assert not (tmp_path / "data" / ".fetching").exists()
+
+
+def test_what_pip_deletes_while_it_is_counted_does_not_end_the_download(
+    tiny: tuple[Source, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    busy = tmp_path / "busy"
+    busy.write_text(
+        f"""#!{sys.executable}
+import shutil, time
+from pathlib import Path
+end = time.monotonic() + 0.5
+while time.monotonic() < end:
+    Path("tmp/unpack").mkdir()
+    for number in range(20):
+        Path("tmp/unpack", str(number)).touch()
+    shutil.rmtree("tmp/unpack")
+Path("came/whole").touch()
+"""
+    )
+    busy.chmod(0o700)
+    monkeypatch.setattr("flower_app.download.sys.executable", str(busy))
+    monkeypatch.setattr("flower_app.download.SAID_EVERY_S", 0.0005)
+    assert download(tiny[0], tmp_path / "scratch").name == "whole"
+    assert " of 0 MB after " in capsys.readouterr().out
 
 
 def test_fetching_needs_neither_torch_nor_flower_nor_numpy() -> None:
