@@ -49,24 +49,23 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
             _check(trained.arrays, arrays, trained.num_examples)
         started_from = digest(arrays)
     metrics = _named("train", trained.metrics if trained else {}) | _named("eval", score.metrics)
-    facts: dict[str, str | int | float] = {
+    own: dict[str, str | int | float] = {
         "node_name": node.name,
         "partition_id": node.partition_id,
         "num_partitions": node.num_partitions,
         "eval_examples": score.num_examples,
         "threads": env.threads,
-        "device": env.device,
         "architecture": architecture(),
         "rss_start_bytes": started_bytes,
         "rss_bytes": rss_bytes(),
         "rss_peak_bytes": peak_rss_bytes(),
-        **(trained.facts if trained else {}),
     }
+    told = {"device": env.device, **(trained.facts if trained else {})}
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         **({ARRAYS: to_record(trained.arrays)} if trained else {}),
         METRICS: MetricRecord({**metrics, NUM_EXAMPLES: trained.num_examples if trained else score.num_examples}),
         ANSWERS: ConfigRecord({ROUND: env.round, MODEL_SHA256: started_from}),
-        FACTS: ConfigRecord({**facts}),
+        FACTS: ConfigRecord({**own, **told, **own}),  # ours come first, as the coordinator reads so many, and win
         TIMINGS: ConfigRecord({name: round(seconds, 6) for name, seconds in watch.seconds.items()}),
     }
     return Message(RecordDict(records), reply_to=message)

@@ -55,6 +55,14 @@ def test_an_answer_has_model_metrics_facts_and_timings(ask: Ask) -> None:
     assert timings["total_s"] >= timings["train_s"] + timings["evaluate_s"] > 0
 
 
+def test_what_the_app_says_itself_no_workload_says_otherwise(ask: Ask) -> None:
+    facts: dict[str, Any] = dict(ask(workload="toy_workload:Boaster").content.config_records["facts"])
+    assert (facts["node_name"], facts["partition_id"], facts["num_partitions"], facts["eval_examples"]) == ("site-b", 1, 3, 5)
+    assert facts["rss_bytes"] > 1
+    assert (facts["device"], facts["colour"]) == ("abacus", "red"), "where it trained is the workload's to say"
+    assert next(iter(facts)) == "node_name", "the coordinator reads so many facts and no more"
+
+
 def test_the_same_round_gives_the_same_model_on_any_node_and_another_round_does_not(ask: Ask) -> None:
     def weight(reply: Message) -> Any:
         return reply.content.array_records["arrays"]["weight"].data

@@ -1,6 +1,7 @@
 """A workload without torch: the model walks towards a number of each site's own, by a seeded random step."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,3 +67,12 @@ class Floats(Toy):
     def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
         trained = super().train({**arrays, "steps": np.array(0)}, settings, env)
         return TrainResult({"weight": trained.arrays["weight"]}, trained.num_examples, trained.metrics)
+
+
+class Boaster(Toy):
+    """The toy, with facts that are not its own to tell."""
+
+    def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
+        trained = super().train(arrays, settings, env)
+        boasts: dict[str, str | int | float] = {"partition_id": 9, "num_partitions": 1, "eval_examples": 10**6, "rss_bytes": 1}
+        return replace(trained, facts={"colour": "red", "device": "abacus", "node_name": "site-a", **boasts})

@@ -40,7 +40,8 @@ class NodeEnv:
 class TrainResult:
     """The trained model; num_examples (>= 1) are the distinct examples it has seen and is its weight in the mean.
 
-    facts: what else is worth a line in the record of the update, by name: device, memory.
+    facts: what else is worth a line in the record of the update, by name: device, memory. Those that the app gives itself, as
+        node_name, are its own.
     """
 
     arrays: Arrays
