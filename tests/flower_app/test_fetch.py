@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -184,25 +185,21 @@ def test_a_killed_fetch_leaves_nothing_half_and_the_next_one_waits_for_none_and_
 def test_what_pip_deletes_while_it_is_counted_does_not_end_the_download(
     tiny: tuple[Source, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    busy = tmp_path / "busy"
-    busy.write_text(
-        f"""#!{sys.executable}
-import shutil, time
-from pathlib import Path
-end = time.monotonic() + 0.5
-while time.monotonic() < end:
-    Path("tmp/unpack").mkdir()
-    for number in range(20):
-        Path("tmp/unpack", str(number)).touch()
-    shutil.rmtree("tmp/unpack")
-Path("came/whole").touch()
-"""
-    )
-    busy.chmod(0o700)
-    monkeypatch.setattr("flower_app.download.sys.executable", str(busy))
-    monkeypatch.setattr("flower_app.download.SAID_EVERY_S", 0.0005)
+    slow, looks, stat = tmp_path / "slow", itertools.count(), Path.stat
+    slow.write_text("#!/bin/sh\nmkdir tmp/unpack\necho half > tmp/unpack/part\nsleep 0.3\ntouch came/whole\n")
+    slow.chmod(0o700)
+
+    def gone_after_a_look(path: Path, **how: bool) -> os.stat_result:
+        if path.name == "part" and next(looks):
+            raise FileNotFoundError(path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", gone_after_a_look)
+    monkeypatch.setattr("flower_app.download.sys.executable", str(slow))
+    monkeypatch.setattr("flower_app.download.SAID_EVERY_S", 0.01)
     assert download(tiny[0], tmp_path / "scratch").name == "whole"
     assert " of 0 MB after " in capsys.readouterr().out
+    assert next(looks) > 1
 
 
 def test_fetching_needs_neither_torch_nor_flower_nor_numpy() -> None:
