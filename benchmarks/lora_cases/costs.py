@@ -23,6 +23,7 @@ from flower_app.workloads.optimizers import make_optimizer
 from flwr.app import RecordDict
 
 STEPS, MEMORY_STEPS = 12, 5
+SITE_DEVICE = torch.device("cpu")
 SITE = NodeEnv("site-a", 0, 4, 1, 7, 1, "cpu", None)
 
 
@@ -38,7 +39,7 @@ def message_bytes(rank: int | None, run_config: Mapping[str, ConfigValue]) -> in
 
 def trainable_share(run_config: Mapping[str, ConfigValue]) -> float:
     """Give the share of all weights, adapters included, that are trained."""
-    model = workload(None, run_config)._model(RunConfig.parse(run_config).lora_r)
+    model = workload(None, run_config).model(RunConfig.parse(run_config).lora_r, SITE_DEVICE)
     weights = list(model.parameters())
     return sum(each.numel() for each in weights if each.requires_grad) / sum(each.numel() for each in weights)
 
@@ -67,13 +68,13 @@ class Stepping:
     def __init__(self, made: LoraText) -> None:
         texts, _ = made.own_texts(SITE)
         self._made, self._tokens, self._labels = made, made.tokens(texts), torch.from_numpy(texts.labels)
-        self._model = made._loaded(made.initial_arrays(), made.config.lora_r).train()
+        self._model = made.loaded(made.initial_arrays(), made.config.lora_r, SITE_DEVICE).train()
         self._optimizer = make_optimizer(self._model.parameters(), made.config)
 
     def step(self, number: int) -> None:
         size = self._made.config.batch_size
         places = torch.arange(number * size, (number + 1) * size) % len(self._tokens)
-        loss, _, _ = self._made.loss(self._model, self._tokens.batch(places.tolist(), torch.device("cpu")), self._labels[places])
+        loss, _, _ = self._made.loss(self._model, self._tokens.batch(places.tolist(), SITE_DEVICE), self._labels[places])
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._optimizer.zero_grad()

@@ -16,6 +16,7 @@ ALWAYS_SET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
     "PYTHONUNBUFFERED": "1",
 }
 """No child calls home or installs anything; and what it printed before a SIGKILL is in its log."""

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 from flower_app.config import ConfigError, RunConfig
 from flower_app.tensor_file import read_tensors
 from flower_app.workloads import make_workload
+from flower_app.workloads.base_models import HubUnreachable
 from flower_app.workloads.data_dirs import DataMissing
+from flower_app.workloads.memory import OutOfMemory
 
 
 class NotExportable(ValueError):
@@ -33,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         export(options.run_dir, options.model, options.to, merged=options.merged)
-    except (NotExportable, ConfigError, DataMissing, OSError) as error:
+    except (NotExportable, ConfigError, DataMissing, HubUnreachable, OutOfMemory, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
     print(f"{options.to}: {', '.join(sorted(each.name for each in options.to.iterdir()))}")
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(run_dir: Path, model_name: str, folder: Path, *, merged: bool, environment: Mapping[str, str] = os.environ) -> None:
-    """Write one of a run's models to a new folder. Raises NotExportable, ConfigError, DataMissing, FileExistsError."""
+    """Write one of a run's models to a new folder. Raises NotExportable, FileExistsError, and what the workload does."""
     try:
         config = RunConfig.parse(json.loads((run_dir / "config.json").read_text()))
         arrays, _ = read_tensors(run_dir / "models" / f"{model_name}.safetensors")
@@ -52,8 +55,13 @@ def export(run_dir: Path, model_name: str, folder: Path, *, merged: bool, enviro
         raise NotExportable(
             f"workload {config.workload} with lora-r {config.lora_r} has no adapters: its model is {model_name}.safetensors"
         )
-    folder.mkdir(parents=True)
-    workload.export(arrays, folder, merged=merged)
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as scratch:
+        made = Path(scratch) / folder.name
+        workload.export(arrays, made, merged=merged)
+        made.rename(folder)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from flower_app.workloads.causal_lora import CausalLora
 from flower_app.workloads.data_dirs import DataMissing
 from flower_app.workloads.guards import DataUnfit
 from flower_app.workloads.texts import IGNORED
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.flower_app.tiny_models import own_texts, tiny_llama
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("one_thread", "data")
 
+CPU = torch.device("cpu")
 TINY: dict[str, Any] = {"workload": "causal-lora", "base-model": "tiny-llama", "dataset": "texts", "lora-r": 4, "lr": 0.03}
 
 
@@ -42,12 +46,12 @@ def workload(**config: Any) -> CausalLora:
 
 
 def test_three_files_are_three_groups_and_a_run_learns_them(make_federation: MakeFederation) -> None:
-    config = {key.replace("-", "_"): value for key, value in TINY.items()}
-    federation = make_federation(**config, num_rounds=3, local_steps=15)
+    config = {key.replace("-", "_"): value for key, value in TINY.items()} | {"lr": 0.01}
+    federation = make_federation(**config, num_rounds=3, local_steps=8, lora_targets="up_proj,down_proj,lm_head")
     federation.run()
     history = federation.read("history.json")
-    assert history[-1]["loss"] < history[0]["loss"] - 0.1
-    assert history[-1]["accuracy"] > history[0]["accuracy"]
+    untrained = history[0]["client_loss"]
+    assert history[-1]["server_loss"] < untrained - 0.5, "of the model that the first round started from"
     assert history[-1]["server_loss"] is not None
     sites = [each["num_examples"] for each in federation.journal("update")[:3]]
     assert sum(sites) == 61
@@ -61,7 +65,7 @@ def test_the_loss_is_transformers_own_and_a_prompt_does_not_count() -> None:
     asked = next(place for place, group in enumerate(texts.groups) if group == "asked")
     batch = tokens.batch([asked, 0], torch.device("cpu"))
     assert (batch["labels"][0] == IGNORED).sum() == 5, "the film was good and"
-    model = tuned.base(weights=True).eval()
+    model = tuned.pretrained.loaded(CPU, tuned.head).eval()
     with torch.inference_mode():
         loss, right, count = tuned.loss(model, batch, torch.zeros(2, dtype=torch.int64))
         theirs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]).loss
@@ -74,7 +78,7 @@ def test_a_text_is_cut_to_max_length_and_ends_with_the_ends_token() -> None:
     tuned = workload(max_length=3)
     assert {len(ids) for ids in tuned.tokens(tuned.texts()).ids} == {3}
     whole = workload()
-    assert {ids[-1] for ids in whole.tokens(whole.texts()).ids} == {whole.tokenizer().eos_token_id}
+    assert {ids[-1] for ids in whole.tokens(whole.texts()).ids} == {whole.pretrained.tokenizer.eos_token_id}
 
 
 def test_own_texts_stay_where_they_are_under_local(make_env: MakeEnv) -> None:
@@ -108,3 +112,35 @@ def test_what_trains_is_float32_whatever_the_files_hold(folder: Path, make_env: 
     arrays = tuned.initial_arrays()
     assert {values.dtype for values in arrays.values()} == {np.dtype(np.float32)}
     assert not np.array_equal(tuned.train(arrays, {}, make_env()).arrays["lm_head.weight"], arrays["lm_head.weight"])
+
+
+def test_texts_of_which_nothing_counts_take_no_part(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_env: MakeEnv
+) -> None:
+    monkeypatch.setenv("ESPALIER_DATA_DIRS", f"{tmp_path}:{folder}")
+    (tmp_path / "texts").mkdir()
+    long = json.dumps({"prompt": "the film was very very very very good", "completion": " and great"})
+    short = json.dumps({"prompt": "the film", "completion": " was good"})
+    (tmp_path / "texts" / "asked.jsonl").write_text("\n".join([long] * 15 + [short] * 15))
+    tuned = workload(max_length=6, partitioner="local", batch_size=1, local_steps=24)
+    trained = tuned.train(tuned.initial_arrays(), {}, make_env())
+    assert np.isfinite(trained.metrics["loss"])
+    (tmp_path / "texts" / "asked.jsonl").write_text("\n".join([long] * 30))
+    tuned = workload(max_length=6, partitioner="local")
+    arrays = tuned.initial_arrays()
+    assert tuned.evaluate(arrays, {}, make_env()).num_examples == 0
+    with pytest.raises(DataUnfit, match='node "a": no token of 24 texts counts within max-length 6'):
+        tuned.train(arrays, {}, make_env())
+
+
+def test_an_array_that_two_layers_share_travels_once(folder: Path, make_env: MakeEnv) -> None:
+    form = LlamaConfig.from_pretrained(folder / "tiny-llama", tie_word_embeddings=True)
+    LlamaForCausalLM(form).save_pretrained(folder / "tied")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / "tiny-llama" / file, folder / "tied")
+    tuned = workload(base_model="tied", lora_r=0, local_steps=2)
+    arrays = tuned.initial_arrays()
+    assert sum(values.size for values in arrays.values()) == tuned.whole_model()[0]
+    trained = tuned.train(arrays, {}, make_env())
+    assert trained.arrays.keys() == arrays.keys()
+    assert trained.metrics["trainable_share"] == 1

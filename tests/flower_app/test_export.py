@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # peft 0.21 asks transformers for it
 ]
 
+CPU = torch.device("cpu")
 KINDS = {"lora-text": AutoModelForSequenceClassification, "causal-lora": AutoModelForCausalLM}
 
 
@@ -38,9 +39,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def trained(make_federation: MakeFederation, name: str, base: str, **config: Any) -> Federation:
+def trained(make_federation: MakeFederation, workload: str, base: str, **config: Any) -> Federation:
     federation = make_federation(
-        workload=name, base_model=base, dataset="texts", lora_r=4, num_rounds=1, local_steps=4, lr=0.02, **config
+        workload=workload, base_model=base, dataset="texts", lora_r=4, num_rounds=1, local_steps=4, lr=0.02, **config
     )
     federation.run()
     return federation
@@ -68,7 +69,7 @@ def test_what_peft_reads_back_is_what_was_trained(
 
     arrays, _ = read_tensors(federation.root / "models" / "final.safetensors")
     workload: Any = make_workload(RunConfig.parse(federation.read("config.json")))
-    ours = logits(workload._loaded(arrays, 4))
+    ours = logits(workload.loaded(arrays, 4, CPU))
     read = PeftModel.from_pretrained(KINDS[name].from_pretrained(folder / base), adapters)
     np.testing.assert_allclose(logits(read), ours, rtol=1e-5, atol=1e-6)
     assert not np.allclose(ours, logits(KINDS[name].from_pretrained(folder / base)), atol=1e-4), "training has changed something"
@@ -86,8 +87,11 @@ def test_what_cannot_be_exported_is_told_in_a_line(
     federation = trained(make_federation, "lora-text", "tiny-bert")
     assert "there is no such run or model" in told(str(folder / "nowhere"))
     assert "there is no such run or model" in told(str(federation.root), "--model", "round_0009")
+    cut = trained(make_federation, "lora-text", "tiny-bert", name="cut", num_layers=2)
+    assert "num-layers has cut the base model" in told(str(cut.root))
+    assert not (folder / "out").exists(), "what fails leaves nothing behind"
     (folder / "out").mkdir()
-    assert "File exists" in told(str(federation.root))
+    assert "is there already" in told(str(federation.root))
     toy = make_federation("toy")
     toy.run()
     assert "workload toy_workload:Toy with lora-r 16 has no adapters" in told(str(toy.root))

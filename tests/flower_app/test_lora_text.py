@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from flower_app.products import ProductMean
 from flower_app.workloads.data_dirs import DataMissing
 from flower_app.workloads.lora_text import LoraText
 from peft.tuners.lora import LoraLayer
+from safetensors.numpy import load_file, save_file
 
 from tests.flower_app.tiny_models import rated_sentences, tiny_bert
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("one_thread", "data")
 
+CPU = torch.device("cpu")
 TINY: dict[str, Any] = {"base-model": "tiny-bert", "lora-r": 4, "lora-alpha": 8.0, "num-layers": 2, "lr": 0.02, "eval-share": 0.2}
 
 
@@ -53,7 +57,7 @@ def test_adapters_and_head_travel_and_the_model_stays() -> None:
     assert {values.dtype for values in arrays.values()} == {np.dtype(np.float32)}
     assert tuned.products() == [(f"{name}.lora_B.weight", f"{name}.lora_A.weight") for name in names]
     parameters, size = tuned.whole_model()
-    assert parameters == sum(each.numel() for each in tuned.base(weights=True).parameters())
+    assert parameters == sum(each.numel() for each in tuned.pretrained.loaded(CPU, tuned.head).parameters())
     assert size == 4 * parameters > 2 * sum(values.nbytes for values in arrays.values())
 
 
@@ -79,7 +83,8 @@ def test_a_site_trains_its_own_domain_and_the_seed_decides(make_env: MakeEnv) ->
     again = workload(local_steps=3).train(arrays, {}, make_env(1, num_partitions=4))
     assert all(np.array_equal(values, again.arrays[name]) for name, values in trained.arrays.items())
     parameters, size = tuned.whole_model()
-    assert trained.metrics["trainable_share"] == sum(values.size for values in arrays.values()) / parameters
+    adapters = sum(values.size for values in arrays.values())
+    assert trained.metrics["trainable_share"] == adapters / (parameters + adapters), "as peft counts"
     assert trained.metrics["whole_bytes"] == size
     assert trained.metrics["step_s"] > 0
     assert (trained.facts["lora_r"], trained.facts["steps"]) == (4, 3)
@@ -120,11 +125,15 @@ def test_under_ffa_only_b_travels_and_every_site_makes_the_same_a(make_env: Make
     )
     trained = frozen.train(arrays, {}, make_env())
     assert trained.arrays.keys() == arrays.keys()
-    model = frozen._model(4)
+    model = frozen.model(4, CPU)
     factors = {name: values.clone() for name, values in model.state_dict().items() if ".lora_A." in name}
-    first = both.initial_arrays()
-    for name, values in factors.items():
-        np.testing.assert_array_equal(values.numpy(), first[name.replace(".default", "")])
+    again = workload(lora_aggregation="ffa", seed=7)
+    again.train(again.initial_arrays(), {}, make_env(2))
+    for name, values in again.model(4, CPU).state_dict().items():
+        if ".lora_A." in name:
+            torch.testing.assert_close(
+                values, factors[name], rtol=0, atol=0, msg="whatever the run's seed, or an initial model is lost"
+            )
 
 
 def test_a_site_may_train_at_a_smaller_rank_with_the_runs_scaling(make_env: MakeEnv) -> None:
@@ -136,12 +145,12 @@ def test_a_site_may_train_at_a_smaller_rank_with_the_runs_scaling(make_env: Make
     trained = tuned.train(arrays, {}, make_env(node_config={"lora-r": 2}))
     name_b, name_a = tuned.products()[0]
     assert (trained.arrays[name_b].shape, trained.arrays[name_a].shape) == ((32, 2), (2, 32))
-    first = next(tuned._model(2).parameters())
+    first = next(tuned.model(2, CPU).parameters())
     for rank in (2, 4):
-        layers = [module for module in tuned._model(rank).modules() if isinstance(module, LoraLayer)]
+        layers = [module for module in tuned.model(rank, CPU).modules() if isinstance(module, LoraLayer)]
         assert {layer.scaling["default"] for layer in layers} == {2.0}
         assert {layer.r["default"] for layer in layers} == {rank}
-    assert next(tuned._model(4).parameters()) is first, "the base model is there once"
+    assert next(tuned.model(4, CPU).parameters()) is first, "the base model is there once"
     mean = ProductMean(arrays, tuned.products())
     full = tuned.train(arrays, {}, make_env(1))
     assert full.arrays[name_b].shape == (32, 4)
@@ -171,7 +180,9 @@ def test_without_adapters_the_whole_model_is_trained_and_sent(make_env: MakeEnv)
     arrays = whole.initial_arrays()
     assert sum(values.size for values in arrays.values()) == whole.whole_model()[0]
     assert whole.products() == []
-    trained = whole.train(arrays, {}, make_env(node_config={"lora-r": 2}))
+    with pytest.raises(ConfigError, match='lora-r of node "a" is 2, and the run has lora-r 0: it trains the whole model'):
+        whole.train(arrays, {}, make_env(node_config={"lora-r": 2}))
+    trained = whole.train(arrays, {}, make_env())
     assert trained.metrics["trainable_share"] == 1
     assert not np.array_equal(
         trained.arrays["bert.encoder.layer.0.output.dense.weight"], arrays["bert.encoder.layer.0.output.dense.weight"]
@@ -232,3 +243,49 @@ def test_torch_is_asked_for_this_nodes_threads(make_env: MakeEnv) -> None:
     torch.set_num_threads(1)
     workload().prepare(make_env(threads=2))
     assert torch.get_num_threads() == 2
+
+
+def test_layers_that_stay_as_they_are_drop_nothing() -> None:
+    kept, whole = workload().pretrained.form, workload(lora_r=0).pretrained.form
+    assert (kept.hidden_dropout_prob, kept.attention_probs_dropout_prob) == (0.0, 0.0)
+    assert (whole.hidden_dropout_prob, whole.attention_probs_dropout_prob) == (0.1, 0.1)
+
+
+def test_a_base_model_that_lacks_weights_is_refused_where_they_would_not_travel(folder: Path, make_env: MakeEnv) -> None:
+    lacking = folder / "no-pooler"
+    shutil.copytree(folder / "tiny-bert", lacking)
+    tensors = load_file(lacking / "model.safetensors")
+    save_file(
+        {name: values for name, values in tensors.items() if "pooler" not in name},
+        lacking / "model.safetensors",
+        {"format": "pt"},
+    )
+    tuned = workload(base_model="no-pooler")
+    with pytest.raises(ConfigError, match=r"base-model no-pooler has no weights for bert\.pooler\.dense\.bias, and what is not"):
+        tuned.train(tuned.initial_arrays(), {}, make_env())
+    first, second = (workload(base_model="no-pooler", lora_r=0).initial_arrays() for _ in range(2))
+    np.testing.assert_array_equal(first["bert.pooler.dense.weight"], second["bert.pooler.dense.weight"])
+
+
+def test_what_the_model_cannot_read_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="max-length is 65, and base-model tiny-bert reads 64 tokens at most"):
+        workload(max_length=65).initial_arrays()
+    strange = folder / "strange"
+    shutil.copytree(folder / "tiny-bert", strange)
+    form = json.loads((strange / "config.json").read_text())
+    form |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    (strange / "config.json").write_text(json.dumps(form))
+    (strange / "own.py").write_text("raise SystemExit('code of a model ran')")
+    with pytest.raises(ConfigError, match="base-model strange cannot be used: "):
+        workload(base_model="strange").initial_arrays()
+
+
+def test_a_server_whose_texts_cannot_be_scored_says_so_and_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ESPALIER_DATA_DIRS", f"{tmp_path}:{folder}")
+    (tmp_path / "vader-sentiment").mkdir()
+    tuned = workload()
+    arrays = tuned.initial_arrays()
+    assert tuned.server_evaluate(arrays) == tuned.quick_evaluate(arrays, 4) == {}
+    assert capsys.readouterr().out.count("the server scores no model: ") == 1

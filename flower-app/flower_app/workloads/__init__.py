@@ -12,6 +12,7 @@ from flower_app.config import ConfigError, RunConfig
 from flower_app.workloads.interface import Workload
 
 GROUP = "espalier.workloads"
+EXTRAS = {"torch": "train", "transformers": "lora", "peft": "lora", "huggingface_hub": "lora"}
 BUILT_IN = {
     "causal-lora": "flower_app.workloads.causal_lora:CausalLora",
     "digits": "flower_app.workloads.digits:Digits",
@@ -56,6 +57,9 @@ def _load(reference: str) -> Callable[[RunConfig], Workload]:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
+        if reference in BUILT_IN.values() and error.name in EXTRAS:
+            extra = EXTRAS[error.name]
+            raise ConfigError(f"workload {module_name} needs {error.name}: pip install 'espalier[{extra}]'") from error
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise  # the workload's own import failed: its message is the better one
         raise ConfigError(f'workload "{reference}": there is no module {error.name}') from error

@@ -8,6 +8,7 @@ Source: Hu et al. 2021 (arXiv:2106.09685); `ffa`: Sun et al. 2024 (arXiv:2403.12
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -65,11 +66,11 @@ def shapes_of(model: PeftModel) -> dict[str, tuple[int, ...]]:
 def first_arrays(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Arrays:
     """Draw the first adapters and head, float32: A as peft draws it, uniform within 1/sqrt(inputs), B 0, a head's weight normal.
 
-    By numpy's generator, so that every machine draws the same: under ffa each site makes A itself.
+    By numpy's generator and each array's name, so that every machine draws the same.
     """
-    random = np.random.default_rng(derived_seed(seed, FACTORS))
     arrays: Arrays = {}
     for name, shape in shapes.items():
+        random = np.random.default_rng(derived_seed(seed, FACTORS, crc32(name.encode())))
         if name.endswith(A):
             bound = shape[-1] ** -0.5
             arrays[name] = random.uniform(-bound, bound, shape).astype(np.float32)
@@ -78,6 +79,11 @@ def first_arrays(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Arrays:
         else:
             arrays[name] = random.normal(0.0, HEAD_STD, shape).astype(np.float32)
     return arrays
+
+
+def frozen_a(shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """Give the factors A of ffa, which never travel: the same at each site and in each run, whatever its seed."""
+    return first_arrays({name: shape for name, shape in shapes.items() if name.endswith(A)}, seed=0)
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -94,10 +100,11 @@ def at_rank(arrays: Arrays, rank: int) -> Arrays:
 
 
 def put(model: PeftModel, arrays: Arrays) -> None:
-    """Copy arrays into the adapters and the head, all of them."""
+    """Copy arrays into the adapters and the head, all of them. Raises ValueError where they are not those of the model."""
+    if arrays.keys() != shapes_of(model).keys():
+        raise ValueError(f"adapters differ from the model's: {sorted(arrays.keys() ^ shapes_of(model).keys())[:4]}")
     tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
-    left = set_peft_model_state_dict(model, tensors)
-    assert not left.unexpected_keys, left.unexpected_keys
+    set_peft_model_state_dict(model, tensors)
 
 
 def taken(model: PeftModel) -> Arrays:

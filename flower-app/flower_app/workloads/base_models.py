@@ -48,6 +48,7 @@ def _from_hub(name: str, weights: bool, environment: Mapping[str, str]) -> Path:
         "repo_id": repository,
         "revision": revision or None,
         "cache_dir": _cache(environment) / "hub",
+        "token": False,  # a run names the repository: what a site may read besides is not the coordinator's to use
         "allow_patterns": [*SMALL_FILES, *(["*.safetensors"] if weights else [])],
     }
     if environment.get("HF_HUB_OFFLINE"):

@@ -9,10 +9,9 @@ from typing import ClassVar
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from flower_app.config import ConfigError, ConfigValue, RunConfig
-from flower_app.workloads.base_models import find_base_model
 from flower_app.workloads.data_dirs import data_dirs, find_data
 from flower_app.workloads.language import LanguageModel
 from flower_app.workloads.text_files import read_texts
@@ -25,7 +24,10 @@ class CausalLora(LanguageModel):
     """The next token, of texts that each site has; the loss counts completions where a text has a prompt, else all of it."""
 
     name = "causal-lora"
+    kind = AutoModelForCausalLM
     task = "CAUSAL_LM"
+    length = 256
+    has_labels = False
     classes = 1
     how_to_get = "put the model's folder there, or name organisation/name of the hub"
     defaults: ClassVar[Mapping[str, ConfigValue]] = {
@@ -33,7 +35,6 @@ class CausalLora(LanguageModel):
         "optimizer": "adamw",
         "batch-size": 8,
         "local-steps": 20,
-        "max-length": 256,
         "partitioner": "natural",
     }
 
@@ -49,28 +50,15 @@ class CausalLora(LanguageModel):
         """Give all texts, grouped by the file that they come from. Raises DataMissing, DataUnfit."""
         return read_texts(find_data(self.config.dataset, data_dirs(), "put the site's texts there, as .txt or .jsonl files"))
 
-    def base(self, *, weights: bool) -> torch.nn.Module:
-        """Make the model, in float32 on a CPU and as its files have it for a GPU. Raises DataMissing, HubUnreachable."""
-        folder = find_base_model(self.config.base_model, self.how_to_get, weights=weights)
-        form = AutoConfig.from_pretrained(folder)
-        if self.config.num_layers:
-            form.num_hidden_layers = min(self.config.num_layers, form.num_hidden_layers)
-        if not weights:
-            bare: torch.nn.Module = AutoModelForCausalLM.from_config(form)
-            return bare
-        dtype = "auto" if torch.cuda.is_available() and self.config.lora_r else torch.float32
-        whole: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, config=form, use_safetensors=True, dtype=dtype)
-        return whole
-
     def tokens(self, texts: Texts) -> Tokens:
         """Cut each text into tokens, with the end's token behind; a prompt's tokens are not counted."""
-        tokenizer = self.tokenizer()
+        tokenizer = self.pretrained.tokenizer
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         ids, counted_from = [], []
         for prompt, text in zip(texts.prompts or [None] * len(texts), texts.texts, strict=True):
             start = [] if prompt is None else tokenizer(prompt)["input_ids"]
             rest = tokenizer(text, add_special_tokens=prompt is None)["input_ids"]
-            ids.append([*start, *rest, *end][: self.config.max_length])
+            ids.append([*start, *rest, *end][: self.pretrained.max_length])
             counted_from.append(len(start))
         return Tokens(ids, tokenizer.pad_token_id or 0, counted_from)
 
@@ -82,9 +70,10 @@ class CausalLora(LanguageModel):
     def loss(
         self, model: torch.nn.Module, batch: dict[str, torch.Tensor], labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Give the cross-entropy of each next token that counts, in nats a token."""
+        """Give the cross-entropy of each next token that counts, in nats a token; 0 where none does."""
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
         following = batch["labels"][:, 1:]
         counts = following != IGNORED
-        loss = cross_entropy(logits.flatten(0, 1), following.flatten(), ignore_index=IGNORED)
-        return loss, ((logits.argmax(-1) == following) & counts).sum(), int(counts.sum())
+        count = int(counts.sum())
+        loss = cross_entropy(logits.flatten(0, 1), following.flatten(), ignore_index=IGNORED, reduction="sum") / max(count, 1)
+        return loss, ((logits.argmax(-1) == following) & counts).sum(), count

@@ -1,14 +1,13 @@
 """`lora-text`: is a sentence meant kindly? MiniLM with adapters, on sentences of four domains: one for each of four sites."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from flower_app.config import ConfigValue
-from flower_app.workloads.base_models import find_base_model
 from flower_app.workloads.data_dirs import data_dirs
 from flower_app.workloads.language import LanguageModel
 from flower_app.workloads.sentiment import load_sentiment
@@ -21,7 +20,12 @@ class LoraText(LanguageModel):
     """Six layers, 22.7 million parameters, of which 295 682 are trained at rank 16: the attention's adapters and the head."""
 
     name = "lora-text"
+    kind = AutoModelForSequenceClassification
+    form: ClassVar[Mapping[str, Any]] = {"num_labels": 2}
     task = "SEQ_CLS"
+    head = ("classifier", "score")
+    length = 64
+    has_labels = True
     classes = 2
     how_to_get = "fetch it with `python -m flower_app.fetch lora-text`"
     defaults: ClassVar[Mapping[str, ConfigValue]] = {
@@ -30,7 +34,6 @@ class LoraText(LanguageModel):
         "optimizer": "adamw",
         "batch-size": 16,
         "local-steps": 15,
-        "max-length": 64,
         "partitioner": "natural",
     }
 
@@ -38,24 +41,11 @@ class LoraText(LanguageModel):
         """Give the sentences, whose groups are the four domains. Raises DataMissing."""
         return load_sentiment(data_dirs())
 
-    def base(self, *, weights: bool) -> torch.nn.Module:
-        """Make the encoder with a new head for two classes. Raises DataMissing."""
-        folder = find_base_model(self.config.base_model, self.how_to_get, weights=weights)
-        form = AutoConfig.from_pretrained(folder, num_labels=2)
-        if self.config.num_layers:
-            form.num_hidden_layers = min(self.config.num_layers, form.num_hidden_layers)
-        if not weights:
-            bare: torch.nn.Module = AutoModelForSequenceClassification.from_config(form)
-            return bare
-        kind, how = AutoModelForSequenceClassification, {"use_safetensors": True, "dtype": torch.float32}
-        whole: torch.nn.Module = kind.from_pretrained(folder, config=form, **how)
-        return whole
-
     def tokens(self, texts: Texts) -> Tokens:
         """Cut the sentences into word pieces."""
-        tokenizer = self.tokenizer()
-        ids = tokenizer(list(texts.texts), truncation=True, max_length=self.config.max_length)["input_ids"]
-        return Tokens(ids, tokenizer.pad_token_id, [0] * len(ids))
+        tokenizer = self.pretrained.tokenizer
+        ids = tokenizer(list(texts.texts), truncation=True, max_length=self.pretrained.max_length)["input_ids"]
+        return Tokens(ids, tokenizer.pad_token_id or 0, [0] * len(ids))
 
     def targets(self, base: torch.nn.Module) -> Sequence[str] | None:
         """Adapt the attention's four layers, where the model names them as BERT does."""

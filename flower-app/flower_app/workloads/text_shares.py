@@ -43,8 +43,8 @@ def test_groups(texts: Texts, config: RunConfig, most: int, *, in_all: bool) -> 
     """Give the test split by group, `most` texts of each, or in all, the same ones at each call; none under `local`."""
     if config.partitioner == LOCAL:
         return {}
-    _, test = split(texts, config)
+    _, test = split(texts, config) if len(texts) else (None, np.arange(0))
     random = np.random.default_rng(derived_seed(config.seed, TEST))
     names = np.unique(texts.groups[test])
-    each = math.ceil(most / len(names)) if in_all else most
+    each = math.ceil(most / max(len(names), 1)) if in_all else most
     return {str(name): texts.at(random.permutation(test[texts.groups[test] == name])[:each]) for name in names}
