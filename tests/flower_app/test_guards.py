@@ -26,6 +26,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ("one class", "dirichlet", "all 90 examples have the label 1, and at least 2 classes are needed to tell them apart"),
         ("one class", "local", "all 90 examples have the label 1, and at least 2 classes are needed to tell them apart"),
         ("not finite", "local", "x has 4 values that are not finite; the first is nan, in example 3 at (1,)"),
+        ("too large", "local", "x has 2 values that are not finite as float32; the first is inf, in example 3 at (1,)"),
+        ("one of each", "iid", "labels need to be one whole number for each example, and have the shape (90, 2)"),
+        ("one of each", "local", "labels need to be one whole number for each example, and have the shape (90, 2)"),
         ("a row is missing", "iid", "there are 89 examples and 90 labels"),
         ("negative", "iid", "label -1 of example 5 is negative"),
         ("shares", "iid", "labels need to be whole numbers, and are float64"),
@@ -97,5 +100,5 @@ def test_the_page_quotes_what_is_told() -> None:
     quoted = [line.removeprefix('node "site-a": ').strip("… ") for line in re.findall(r"\| `([^|]*)` \|\n", page)]
     (told,) = test_unfit_data_fail_the_run_with_node_and_reason.pytestmark  # type: ignore[attr-defined]
     sentences = [sentence for _, _, sentence in told.args[1]]
-    assert len(quoted) == 7
+    assert len(quoted) == 9
     assert [line for line in quoted if not any(sentence.startswith(line.rstrip("; ")) for sentence in sentences)] == []

@@ -36,6 +36,10 @@ class Clinic(Classifier):
             labels = labels / 2
         if fault == "names":
             x = x.astype(str)
+        if fault == "too large":
+            x[[3, 40], 1] = 1e39, -1e39
+        if fault == "one of each":
+            labels = np.eye(2, dtype=np.int64)[labels]
         if fault == "wide":
             x = np.hstack([x, x])
         return Examples(x, labels, wards)

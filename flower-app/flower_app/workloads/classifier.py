@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flower_app.config import ConfigValue, RunConfig
 from flower_app.workloads.data_dirs import DataMissing
-from flower_app.workloads.guards import check_labels, check_model, check_values
+from flower_app.workloads.guards import check_inputs, check_labels, check_model, check_values
 from flower_app.workloads.interface import Arrays, EvalResult, Metrics, NodeEnv, TrainResult, derived_seed
 from flower_app.workloads.partition import (
     LOCAL,
@@ -153,7 +153,10 @@ class Classifier(ABC):
             mine = self._places(examples, env)
             seed = derived_seed(self.config.seed, HOLD_BACK, env.partition_id)
             kept, held = stratified_split(examples.labels[mine], self.config.eval_share, seed)
-            self._own[env.partition_id] = (self._ready(examples.at(mine[kept])), self._ready(examples.at(mine[held])))
+            parts = [(mine[part], self._ready(examples.at(mine[part]))) for part in (kept, held)]
+            for places, part in parts:
+                check_inputs(part.x, env.node_name, places)
+            self._own[env.partition_id] = (parts[0][1], parts[1][1])
         return self._own[env.partition_id]
 
     def _places(self, examples: Examples, env: NodeEnv) -> Indices:
@@ -180,4 +183,5 @@ class Classifier(ABC):
 
     def inputs(self, x: NDArray[Any]) -> NDArray[Any]:
         """Make what the network takes of examples as load() gives them: of any float float32, all else stays."""
-        return x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x
+        with np.errstate(over="ignore"):  # what is too large becomes Inf, which a guard tells of
+            return x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x

@@ -29,6 +29,8 @@ def check_labels(labels: NDArray[Any], node_name: str, count: int | None = None,
 
     count: examples that the labels belong to, where that may be another number. Raises DataUnfit.
     """
+    if labels.ndim != 1:
+        raise _unfit(node_name, f"labels need to be one whole number for each example, and have the shape {labels.shape}")
     if count is not None and count != len(labels):
         raise _unfit(node_name, f"there are {count} examples and {len(labels)} labels")
     if not len(labels):
@@ -50,7 +52,19 @@ def check_values(x: NDArray[Any], node_name: str, places: Indices | None = None)
         raise _unfit(node_name, f"x needs to hold numbers, and holds {x.dtype}")
     if x.dtype.kind != "f":
         return
-    x = x if places is None else x[places]
+    _see_that_all_is_finite(x if places is None else x[places], node_name, places)
+
+
+def check_inputs(x: NDArray[Any], node_name: str, places: Indices) -> None:
+    """See that what the network gets is finite: a float64 may be too large for float32.
+
+    x: of the examples at these places of the data. Raises DataUnfit.
+    """
+    if x.dtype.kind == "f":
+        _see_that_all_is_finite(x, node_name, places, f" as {x.dtype}")
+
+
+def _see_that_all_is_finite(x: NDArray[Any], node_name: str, places: Indices | None, form: str = "") -> None:
     with np.errstate(all="ignore"):
         if np.isfinite(x.sum(dtype=np.float64)):  # a sum needs no array of the size of x
             return
@@ -59,7 +73,7 @@ def check_values(x: NDArray[Any], node_name: str, places: Indices | None = None)
     example = first[0] if places is None else places[first[0]]
     where = f"in example {example}" + (f" at {tuple(map(int, first[1:]))}" if len(first) > 1 else "")
     if count := int(wrong.sum()):
-        raise _unfit(node_name, f"x has {count} values that are not finite; the first is {x[first]}, {where}")
+        raise _unfit(node_name, f"x has {count} values that are not finite{form}; the first is {x[first]}, {where}")
 
 
 def check_model(model: "torch.nn.Module", examples: Examples, node_name: str) -> None:
