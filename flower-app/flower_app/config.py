@@ -139,9 +139,13 @@ class RunConfig:
     def left_to(self, workload: Mapping[str, ConfigValue]) -> "RunConfig":
         """Fill in what the run leaves to its workload: each key of OPEN that is 0 or empty; of BUDGET, where all three are.
 
-        workload: its own defaults, by key; what it does not say is as OPEN says. Raises ConfigError for a default that no run
-        could give.
+        workload: its own defaults, by key; what it does not say is as OPEN says. They may hold keys that are 0 or empty where
+        nobody says anything, and keys of its own. Raises ConfigError for another one, and for a value that no run could give.
         """
+        for each in fields(self):
+            if (name := each.name.replace("_", "-")) in workload and each.name != "values" and each.default:
+                why = f"nobody could tell a run that says {each.default!r} from one that says nothing"
+                raise ConfigError(f'workload "{self.workload}" cannot have a default of its own for {name}: {why}')
         defaults = {**OPEN, **workload}
         if any(workload.get(name) for name in BUDGET):
             defaults |= {name: workload.get(name, 0) for name in BUDGET}

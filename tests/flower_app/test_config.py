@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flower_app.config import ConfigError, NodeConfig, RunConfig
+from flower_app.config import ConfigError, ConfigValue, NodeConfig, RunConfig
 from flower_app.rules import RULES as STRATEGIES
 from flower_app.workloads import BUILT_IN, GROUP
 from flower_app.workloads.flwr_partitioners import is_of_flwr_datasets
@@ -76,6 +76,32 @@ def test_what_a_run_leaves_open_is_its_workloads_and_what_neither_says_is_everyb
     assert kept.left_to({"lr": 0.001, "local-steps": 15}) == kept
     with pytest.raises(ConfigError, match="batch-size needs to be at least 0, got -1"):
         open_run.left_to({"batch-size": -1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "declared"), [("lr-schedule", "cosine", "'constant'"), ("eval-share", 0.1, "0.2"), ("num-rounds", 3, "10")]
+)
+def test_a_default_for_what_a_run_never_leaves_open_is_refused(name: str, value: Any, declared: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        RunConfig.parse({"workload": "own:Own", name: value}).left_to({"lr": 0.1, name: value})
+    assert str(raised.value) == (
+        f'workload "own:Own" cannot have a default of its own for {name}: nobody could tell a run that says {declared} '
+        "from one that says nothing"
+    )
+
+
+def test_a_default_for_what_is_0_or_nothing_is_taken_and_the_runs_word_goes_before() -> None:
+    own: dict[str, ConfigValue] = {
+        "weight-decay": 0.01,
+        "warmup-share": 0.1,
+        "base-model": "tiny",
+        "dataset": "texts",
+        "own-key": 3,
+    }
+    settled = RunConfig.parse({"dataset": "letters"}).left_to(own)
+    assert (settled.weight_decay, settled.warmup_share, settled.base_model, settled.dataset) == (0.01, 0.1, "tiny", "letters")
+    assert settled.values["own-key"] == 3
+    assert RunConfig.parse({"weight-decay": 0.0}).left_to(own).weight_decay == 0.01, "0 leaves it open"
 
 
 def test_a_node_knows_its_part() -> None:
