@@ -124,6 +124,14 @@ def test_a_workload_refuses_a_partitioner_before_the_run_begins(workload: str, h
     assert str(raised.value) == sentence
 
 
+@pytest.mark.parametrize("how", ["local", "natural", "iid"])
+def test_options_of_a_partitioner_that_takes_none_are_refused_before_the_run_begins(how: str) -> None:
+    config = {"workload": "unfit_clinic:Clinic", "partitioner": how, "partitioner-options": "alpha=0.1"}
+    with pytest.raises(ConfigError) as raised:
+        make_workload(RunConfig.parse(config))
+    assert str(raised.value) == f'partitioner-options are for classes of flwr-datasets, and partitioner is "{how}"'
+
+
 def test_a_stratified_split_holds_back_a_share_of_each_class() -> None:
     kept, held = stratified_split(LABELS, 0.2, seed=3)
     assert sorted([*kept, *held]) == list(range(len(LABELS)))

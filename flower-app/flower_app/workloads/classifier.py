@@ -47,9 +47,9 @@ class Classifier(ABC):
     defaults: ClassVar[Mapping[str, ConfigValue]] = {}
 
     def __init__(self, config: RunConfig) -> None:
-        """Raises ConfigError (key `partitioner`)."""
+        """Raises ConfigError (keys `partitioner`, `partitioner-options`)."""
         self.config = config.left_to(self.defaults)
-        check_partitioner(self.config.partitioner, self.name, self.no_natural_key, self.same_everywhere)
+        check_partitioner(self.config, self.name, self.no_natural_key, self.same_everywhere)
         self._own: dict[int, tuple[Examples, Examples]] = {}
         self._lacks_test_set = False
 

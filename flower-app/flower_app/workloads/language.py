@@ -58,7 +58,7 @@ class LanguageModel(ABC):
     def __init__(self, config: RunConfig) -> None:
         """Raises ConfigError."""
         self.config = config.left_to(self.defaults)
-        check_partitioner(self.config.partitioner, self.name, None)
+        check_partitioner(self.config, self.name, None)
         self.pretrained = Pretrained(self.config, self.kind, self.how_to_get, self.form, self.length)
         self._built: tuple[int, Any] | None = None
         self._lacks_texts = False

@@ -36,11 +36,12 @@ class Examples:
         return Examples(self.x[indices], self.labels[indices], None if self.groups is None else self.groups[indices])
 
 
-def check_partitioner(how: str, workload: str, no_natural_key: str | None, same_everywhere: str | None = None) -> None:
+def check_partitioner(config: RunConfig, workload: str, no_natural_key: str | None, same_everywhere: str | None = None) -> None:
     """Raise ConfigError for a partitioner that there is not, or that makes no sense of a workload's data.
 
     no_natural_key: why they fall into no groups, as one clause. same_everywhere: who brings the same to each site.
     """
+    how = config.partitioner
     if how not in {*PARTITIONERS, LOCAL} and not is_of_flwr_datasets(how):
         ours = ", ".join(sorted({*PARTITIONERS, LOCAL}))
         raise ConfigError(f'partitioner "{how}" is unknown; choose one of {ours}, or a class of flwr-datasets')
@@ -49,6 +50,12 @@ def check_partitioner(how: str, workload: str, no_natural_key: str | None, same_
     if how == LOCAL and same_everywhere:
         why = f"those of {workload} are the same everywhere: {same_everywhere}"
         raise ConfigError(f'partitioner "{how}" needs data of each site\'s own, and {why}')
+    _check_options(config)
+
+
+def _check_options(config: RunConfig) -> None:
+    if config.partitioner_options and not is_of_flwr_datasets(config.partitioner):
+        raise ConfigError(f'partitioner-options are for classes of flwr-datasets, and partitioner is "{config.partitioner}"')
 
 
 def is_by_nature(how: str) -> bool:
@@ -67,8 +74,7 @@ def partition(examples: Examples, num_partitions: int, config: RunConfig, seed: 
     if len(examples) < num_partitions * MIN_PARTITION_SIZE:
         least = f"{len(examples)} examples, at least {MIN_PARTITION_SIZE} a site"
         raise ConfigError(f"num-partitions {num_partitions} is too many: {least}")
-    if config.partitioner_options and config.partitioner in PARTITIONERS:
-        raise ConfigError(f'partitioner-options are for classes of flwr-datasets, and partitioner is "{config.partitioner}"')
+    _check_options(config)
     random = np.random.default_rng(seed)
     partitioner = PARTITIONERS.get(config.partitioner) or OF_FLWR_DATASETS
     for _ in range(partitioner.draws):
