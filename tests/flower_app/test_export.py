@@ -40,9 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def trained(make_federation: MakeFederation, workload: str, base: str, **config: Any) -> Federation:
-    federation = make_federation(
-        workload=workload, base_model=base, dataset="texts", lora_r=4, num_rounds=1, local_steps=4, lr=0.02, **config
-    )
+    config |= {"dataset": "texts"} if workload == "causal-lora" else {}
+    federation = make_federation(workload=workload, base_model=base, lora_r=4, num_rounds=1, local_steps=4, lr=0.02, **config)
     federation.run()
     return federation
 

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 from flower_app import workloads
-from flower_app.config import ConfigError, RunConfig
+from flower_app.config import ConfigError, ConfigValue, RunConfig
 from flower_app.workloads import make_workload
 from flower_app.workloads.interface import derived_seed
 
@@ -36,6 +36,31 @@ def test_a_reference_that_leads_nowhere_is_told(name: str, sentence: str) -> Non
     with pytest.raises(ConfigError) as raised:
         make_workload(RunConfig.parse({"workload": name}))
     assert str(raised.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("workload", "key", "value", "readers"),
+    [
+        ("digits", "dataset", "texts", "causal-lora"),
+        ("lora-text", "dataset", "texts", "causal-lora"),
+        ("tabular", "base-model", "tiny", "causal-lora and lora-text"),
+        ("fashion", "num-layers", 2, "causal-lora and lora-text"),
+        ("digits", "max-length", 64, "causal-lora and lora-text"),
+        ("digits", "lora-targets", "query", "causal-lora and lora-text"),
+    ],
+)
+def test_a_key_that_a_built_in_workload_does_not_read_is_refused(
+    workload: str, key: str, value: ConfigValue, readers: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make_workload(RunConfig.parse({"workload": workload, key: value}))
+    assert str(raised.value) == f"{key} is a key of {readers}; workload {workload} does not read it"
+
+
+def test_a_workload_of_ones_own_may_read_any_key() -> None:
+    config = RunConfig.parse({"workload": "toy_workload:Toy", **dict.fromkeys(("dataset", "base-model"), "own"), "max-length": 9})
+    assert make_workload(config).name == "toy"
+    assert make_workload(RunConfig.parse({"workload": "digits", "dataset": "", "num-layers": 0})).name == "digits"
 
 
 def test_seeds_differ_by_each_part_and_fit_torch() -> None:

@@ -21,6 +21,10 @@ BUILT_IN = {
     "tabular": "flower_app.workloads.tabular:Tabular",
 }
 
+_LORA = ("causal-lora", "lora-text")
+READERS = {"dataset": ("causal-lora",), **dict.fromkeys(("base-model", "num-layers", "max-length", "lora-targets"), _LORA)}
+"""Keys that only some of them read, and which; another one refuses what a run says there."""
+
 
 def make_workload(config: RunConfig) -> Workload:
     """Build the workload that the run config names.
@@ -34,8 +38,11 @@ def make_workload(config: RunConfig) -> Workload:
 def settled(config: RunConfig) -> RunConfig:
     """Fill in what a run leaves to its workload, which may have `defaults`: run-config keys and their values.
 
-    Raises ConfigError as make_workload() does.
+    Raises ConfigError as make_workload() does, and for a key that a built-in workload does not read.
     """
+    for key, readers in READERS.items():
+        if config.values[key] and config.workload in BUILT_IN and config.workload not in readers:
+            raise ConfigError(f"{key} is a key of {' and '.join(readers)}; workload {config.workload} does not read it")
     return config.left_to(getattr(_find(config.workload), "defaults", {}))
 
 
