@@ -11,6 +11,7 @@ import pytest
 import torch
 from flower_app.config import RunConfig
 from flower_app.workloads import precision
+from flower_app.workloads.guards import DataUnfit
 from flower_app.workloads.interface import NodeEnv
 from flower_app.workloads.memory import OutOfMemory
 from flower_app.workloads.optimizers import MomentumSGD, Proximity, share_of_lr
@@ -92,6 +93,16 @@ def test_seconds_end_a_fit_too_and_one_batch_is_always_seen() -> None:
     assert progress == sorted(progress)
     assert progress[-1] < 1
     assert len(list(batches(25, config(local_seconds=1e-9), seed=1))) == 1
+
+
+def test_no_example_is_no_endless_fit() -> None:
+    def loss(batch: torch.Tensor) -> tuple[torch.Tensor, None]:
+        raise AssertionError("there is no batch")
+
+    with pytest.raises(DataUnfit, match=r'^node "a": there is no example to train on$'):
+        fit(network(), loss, 0, config(), {}, env(1))
+    with pytest.raises(ValueError, match=r"^batches need at least 1 example, got 0$"):
+        next(batches(0, config(), seed=1))
 
 
 @pytest.mark.parametrize(("schedule", "shares"), [("constant", (1, 1, 1)), ("linear", (1, 0.5, 0)), ("cosine", (1, 0.5, 0))])

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from flower_app.config import RunConfig
 from flower_app.workloads.devices import choose_device, model_at, name_of, turn_at
+from flower_app.workloads.guards import DataUnfit
 from flower_app.workloads.interface import Arrays, Metrics, NodeEnv, TrainResult
 from flower_app.workloads.memory import MemoryWatch, told_when_out_of_memory
 from flower_app.workloads.optimizers import Proximity, make_optimizer, share_of_lr
@@ -44,8 +45,10 @@ def fit(
     """Train a model on `count` examples until local-epochs, local-steps or local-seconds are used up, whichever comes first.
 
     The model lies on the device that batch_loss computes on. settings: `proximal-mu`, where the strategy sends it, holds the
-    model near the one that arrived; the loss is told without that term. Raises OutOfMemory.
+    model near the one that arrived; the loss is told without that term. Raises OutOfMemory, DataUnfit (no example).
     """
+    if count < 1:
+        raise DataUnfit(f'node "{env.node_name}": there is no example to train on')
     device = next(model.parameters()).device
     with turn_at(device) as waited_s, told_when_out_of_memory(device), _seeded(env.seed, device):
         watch, precision = MemoryWatch(device, config.memory_warning_share), Precision(device, config.amp)
@@ -122,8 +125,10 @@ def score(model: torch.nn.Module, examples: Examples, device_wish: str = "cpu") 
 def batches(count: int, config: RunConfig, seed: int) -> Iterator[tuple[torch.Tensor, float]]:
     """Shuffle 0..count-1 anew each epoch, until the epochs, the steps or the seconds are used up; at least one batch.
 
-    Gives each batch with the share of the fit that lies before it.
+    Gives each batch with the share of the fit that lies before it. Raises ValueError: there is no batch of no example.
     """
+    if count < 1:
+        raise ValueError(f"batches need at least 1 example, got {count}")
     generator = torch.Generator().manual_seed(seed)
     steps_of_epoch = -(-count // config.batch_size)
     limits = [limit for limit in (config.local_steps, config.local_epochs * steps_of_epoch) if limit]
