@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flower_app.config import RunConfig
+from flower_app.workloads import training
 from flower_app.workloads.digits import Digits
 
 if TYPE_CHECKING:
@@ -70,6 +71,21 @@ def test_sites_and_the_test_set_share_no_image_and_each_site_holds_a_fifth_back(
 def test_without_a_share_held_back_there_is_nothing_to_evaluate(make_env: MakeEnv) -> None:
     digits = workload(eval_share=0.0)
     assert digits.evaluate(digits.initial_arrays(), {}, make_env()).num_examples == 0
+
+
+def test_the_server_scores_on_the_device_that_the_run_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    wishes: list[str] = []
+
+    def choose(wish: str) -> torch.device:
+        wishes.append(wish)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(training, "choose_device", choose)
+    for device in ("auto", "cuda"):
+        digits = workload(device=device)
+        digits.server_evaluate(digits.initial_arrays())
+        digits.quick_evaluate(digits.initial_arrays(), 10)
+    assert wishes == ["auto", "auto", "cuda", "cuda"]
 
 
 def test_ten_rounds_over_three_uneven_sites_reach_0_95(make_federation: MakeFederation) -> None:

@@ -118,7 +118,7 @@ class Classifier(ABC):
             return {}
         if num_examples is not None:
             test = test.at(np.random.default_rng(derived_seed(self.config.seed, QUICK)).permutation(len(test))[:num_examples])
-        return training.score(training.load(self.build(), arrays), self._ready(test))
+        return training.score(training.load(self.build(), arrays), self._ready(test), self.config.device)
 
     def _test_set_here(self) -> Examples | None:
         """Give the test set; a machine whose folders lack the data says so once."""
