@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flower_app.config import ConfigError
-from flower_app.workloads.data_dirs import DataMissing, data_dirs
+from flower_app.workloads.data_dirs import DataMissing, data_dirs, see_that_it_stays_below
 
 CACHES = (("HF_HOME", ""), ("ESPALIER_CACHE_DIR", "huggingface"), ("ESPALIER_RUN_DIR", "huggingface"))
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
@@ -30,10 +30,11 @@ def find_base_model(name: str, how: str, *, weights: bool, environment: Mapping[
     """
     if not name:
         raise ConfigError("base-model is empty: name a folder below DATA_DIRS, or organisation/name of the hub")
-    for folder in (*data_dirs(environment), Path("/")):
-        if (found := folder / name).is_dir() and (folder != Path("/") or Path(name).is_absolute()):
+    see_that_it_stays_below(name)
+    for folder in data_dirs(environment):
+        if (found := folder / name).is_dir():
             return found
-    if name.count("/") != 1 or name.startswith((".", "/")):
+    if name.count("/") != 1:
         looked = ", ".join(map(str, data_dirs(environment))) or "any folder: ESPALIER_DATA_DIRS is not set"
         raise DataMissing(f"there is no base model {name} in {looked}; {how}")
     return _from_hub(name, weights, environment)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from flower_app.config import ConfigError, ConfigValue, RunConfig
-from flower_app.workloads.data_dirs import data_dirs, find_data
+from flower_app.workloads.data_dirs import data_dirs, find_data, see_that_it_stays_below
 from flower_app.workloads.language import LanguageModel
 from flower_app.workloads.text_files import read_texts
 from flower_app.workloads.texts import IGNORED, Texts, Tokens
@@ -45,6 +45,7 @@ class CausalLora(LanguageModel):
             raise ConfigError("base-model is empty: causal-lora needs a folder below DATA_DIRS, or organisation/name of the hub")
         if not self.config.dataset:
             raise ConfigError("dataset is empty: causal-lora needs a file or folder of .txt or .jsonl below DATA_DIRS")
+        see_that_it_stays_below(self.config.dataset)
 
     def texts(self) -> Texts:
         """Give all texts, grouped by the file that they come from. Raises DataMissing, DataUnfit."""
