@@ -197,15 +197,13 @@ async def test_an_update_that_failed_is_a_warning_with_its_cause_in_the_row(
 
 
 @pytest.mark.one_door
-async def test_a_site_whose_memory_ran_short_is_a_warning_without_its_words(store: Store, run: Row, node: Row, journal: Any) -> None:
+async def test_a_site_short_of_memory_is_a_warning_without_its_words(store: Store, run: Row, node: Row, journal: Any) -> None:
     journal.opened().round_opened(1, BIG).update(1, BIG, facts={"memory_warning": "the fit took 9.5 of 10.0 GB RAM"})
     answer = await store.apply_journal(run["id"], journal.records, 9)
     event = answer["events"][-1]
-    assert (event["name"], event["node_id"], event["data"]) == (
-        "fl.client.warned", node["id"], {"what": "update.memory", "flower_node_id": BIG},
-    )  # fmt: skip
-    (update,) = await store.rows("update_list")
-    assert (update["status"], update["facts"]) == ("counted", {"memory_warning": "the fit took 9.5 of 10.0 GB RAM"})
+    assert (event["name"], event["node_id"]) == ("fl.client.warned", node["id"])
+    assert event["data"] == {"what": "update.memory", "flower_node_id": BIG}
+    assert [row["status"] for row in await store.rows("update_list")] == ["counted"]
 
 
 @pytest.mark.one_door
