@@ -2,6 +2,7 @@
 
 import gc
 import signal
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,15 @@ def pytest_collection_finish() -> None:
     """Leave what all modules have made by now out of later collections: Flower asks for one with each array record."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Leave out what a module's tests have left behind too: late tests took 15 times as long as alone."""
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 def end_like_ctrl_c(_number: int, _frame: FrameType | None) -> None:
