@@ -19,6 +19,7 @@ from tests.flower_runtime.waiting import wait_for
 pytestmark = pytest.mark.timeout(120)
 
 SECRETS = ("postgres://u:pw@h/d", "t0ps3cret", "k3y")
+HARMLESS = ("TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_IMPLICIT_TOKEN")  # switches of libraries
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_neither_app_finds_a_key_or_a_token_of_ours_in_its_environment(stack: St
     for environment in (server, client):
         assert not [value for value in environment.values() if any(secret in value for secret in SECRETS)]
         forbidden = ("TOKEN", "KEY", "SECRET", "PASSWORD", "DATABASE", "SUPABASE")
-        assert not [name for name in environment if any(word in name for word in forbidden)]
+        assert not [name for name in environment if name not in HARMLESS and any(word in name for word in forbidden)]
     assert server["ESPALIER_RUN_DIR"] == str(stack.run_dir(echo))
     assert server["ESPALIER_ATTEMPT"] == str(echo)
     assert client["ESPALIER_FORWARD_LOGS"] == "all"
