@@ -130,9 +130,12 @@ def assert_log_equals_file(stack: Stack, run_id: str) -> None:
     def lines_of_rows() -> list[str]:
         return [line["text"] for line in stack.admin.items(f"/runs/{run_id}/logs") if line["source"] == "serverapp"]
 
+    def as_many() -> tuple[list[str], list[str]] | None:
+        rows, lines = lines_of_rows(), lines_of_files()
+        return (rows, lines) if len(rows) == len(lines) else None
+
     wait_for("the ServerApp to leave", lambda: not any(map(is_at_work, folders)), 30)
-    wait_for("as many rows as lines", lambda: len(lines_of_rows()) == len(lines_of_files()), 20)
-    rows, expected = lines_of_rows(), lines_of_files()
+    rows, expected = wait_for("as many rows as lines", as_many, 20)
     for row, line in zip(rows, expected, strict=True):
         assert row.strip() in line
 

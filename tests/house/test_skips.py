@@ -40,7 +40,8 @@ def test_every_line_still_has_its_skip() -> None:
     assert [line for line in LISTED if not any(fnmatchcase(reason, line) for reason in written)] == []
 
 
-def test_a_skip_for_another_reason_fails_the_run(pytester: pytest.Pytester) -> None:
+def test_a_skip_for_another_reason_fails_the_run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # none is needed, and to import them takes seconds
     pytester.makeconftest((TESTS.parent / "conftest.py").read_text("utf-8"))
     pytester.mkdir("tests").joinpath("skips.txt").write_text("no accelerator: *\n", "utf-8")
     pytester.makepyfile("import pytest\ndef test_a(): pytest.skip('no accelerator: nothing found')")
