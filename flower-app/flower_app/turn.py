@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from flower_app.config import ConfigValue, NodeConfig, RunConfig, device_wish
+from flower_app.config import NodeConfig, RunConfig, device_wish
 from flower_app.measures import Stopwatch, architecture, peak_rss_bytes, rss_bytes, threads
 from flower_app.replies import ANSWERS, ARRAYS, CONFIG, FACTS, METRICS, MODEL_SHA256, NUM_EXAMPLES, ROUND, TIMINGS
 from flower_app.updates import TRAIN
@@ -33,7 +33,7 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
         with watch.part("prepare_s"):
             config = settled(RunConfig.parse(context.run_config))
         settings = dict(records_of(message.content, ConfigRecord).get(CONFIG, ConfigRecord()))
-        env = _env_of(node, config, int(settings["server-round"]), context.node_config, environment)  # type: ignore[arg-type]
+        env = _env_of(node, config, int(settings["server-round"]), context, environment)  # type: ignore[arg-type]
         with watch.part("prepare_s"):
             workload = make_workload(config)
             if prepare := getattr(workload, "prepare", None):
@@ -71,10 +71,8 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
     return Message(RecordDict(records), reply_to=message)
 
 
-def _env_of(
-    node: NodeConfig, config: RunConfig, server_round: int, own: Mapping[str, ConfigValue], environment: Mapping[str, str]
-) -> NodeEnv:
-    cache = environment.get(CACHE_DIR)
+def _env_of(node: NodeConfig, config: RunConfig, server_round: int, context: Context, environment: Mapping[str, str]) -> NodeEnv:
+    cache, own = environment.get(CACHE_DIR), context.node_config
     return NodeEnv(
         node_name=node.name,
         partition_id=node.partition_id,
@@ -85,6 +83,7 @@ def _env_of(
         device=device_wish(own.get("device", config.device)),
         cache_dir=Path(cache) if cache else None,
         node_config=own,
+        run_id=config.current_run_id or str(context.run_id),
     )
 
 

@@ -23,6 +23,7 @@ class NodeEnv:
     device: auto, cpu, cuda or mps, as the run or the node wants it; what is used is a matter of what is there.
     cache_dir: where the node lets the app keep files between messages; None = keep nothing.
     node_config: what the SuperNode was started with, a site's own keys for a workload among it.
+    run_id: ours where the admin server has started the run, else Flower's.
     """
 
     node_name: str
@@ -34,6 +35,7 @@ class NodeEnv:
     device: str
     cache_dir: Path | None
     node_config: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
