@@ -10,7 +10,6 @@ import ipaddress
 import json
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -37,17 +36,17 @@ class Patience:
 class Registry:
     """One repository of a registry, by https; on loopback by http."""
 
-    def __init__(
-        self, host: str, repository: str, patience: Patience = Patience(), sleep: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, host: str, repository: str, patience: Patience = Patience()) -> None:
         """host: with :port where it is not 443. Opens no connection yet. Raises ConfigError."""
         self._name = f"oci://{host}/{repository}"
-        self._repository, self._sleep = repository, sleep
+        self._repository = repository
         try:
             url = httpx.URL(f"https://{host}")
-        except httpx.InvalidURL as error:
+            self._origin = url.copy_with(scheme="http") if _is_loopback(url.host) else url
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise ConfigError(f"wasm-module: {host} is no host: {error}") from error
-        self._origin = url.copy_with(scheme="http") if _is_loopback(url.host) else url
+        if url.port is not None and not 0 < url.port < 65536:
+            raise ConfigError(f"wasm-module: {host} is no host: a port lies in 1..65535")
         self._token: str | None = None
         self._until = time.monotonic() + patience.total_s
         self._patience = patience
@@ -87,7 +86,7 @@ class Registry:
                 if tried == TRIES or time.monotonic() + wait_s > self._until:
                     raise ModuleMissing(f"{self._name} cannot be fetched after {tried} tries: {busy}") from busy
                 print(f"{self._name}: {busy}; trying again in {wait_s:g} s", flush=True)
-                self._sleep(wait_s)
+                time.sleep(wait_s)
         raise AssertionError("unreachable")
 
     def _authorised(self, url: httpx.URL, most_bytes: int, accept: str) -> bytes:
@@ -130,7 +129,7 @@ class Registry:
                     if not answer.has_redirect_location:
                         return self._content(answer, most_bytes)
                     url = self._trusted(answer.headers["Location"], "a redirect", url)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, UnicodeError) as error:  # the latter of a host that can have no name
                 raise _Busy(f"{type(error).__name__}: {str(error) or 'no reason given'}") from error
         raise ModuleMissing(f"{self._name} redirects more than {MOST_REDIRECTS} times")
 
@@ -162,10 +161,11 @@ class Registry:
         """Read an address that the registry gave. Raises ModuleMissing where it is not https; on loopback http stays there."""
         try:
             url = (base or self._origin).join(address)
-        except httpx.InvalidURL as error:
+            host = url.host
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise ModuleMissing(f"{self._name}: {what} leads to no address: {error}") from error
-        if url.scheme != "https" and not (self._origin.scheme == "http" and url.scheme == "http" and _is_loopback(url.host)):
-            raise ModuleMissing(f"{self._name}: {what} leads to {url.scheme}://{url.host}, which is not https")
+        if url.scheme != "https" and not (self._origin.scheme == url.scheme == "http" and _is_loopback(host)):
+            raise ModuleMissing(f"{self._name}: {what} leads to {url.scheme}://{host}, which is not https")
         return url
 
 
