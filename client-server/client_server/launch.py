@@ -172,6 +172,7 @@ def supernode_environment(settings: Settings) -> Mapping[str, str]:
             "MKL_NUM_THREADS": threads,
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
+            "ESPALIER_WASM_MODULES": ",".join(settings.wasm_modules),
             **settings.handed_on,
         }
     )

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from control_plane.settings import ServerSettings
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -11,6 +11,7 @@ from pydantic_settings import NoDecode
 from client_server.folder import SiteFolder
 
 ForwardLogs = Literal["none", "errors", "all"]
+_SHA256 = re.compile(r"(sha256:)?[0-9a-f]{64}")
 _PATH_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -46,12 +47,25 @@ class Settings(ServerSettings):
     warm_clientapps: bool = Field(
         True, description="Whether a Python that has imported what ClientApps need is kept, and forked for each message."
     )
+    wasm_modules: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="sha256 of WebAssembly modules that may run here, by commas; empty: those alone that an app brings.",
+    )
     spool_cap_bytes: int = Field(
         1_000_000_000, ge=1_000_000, description="Most bytes of reports kept while the admin server is away; log lines go first."
     )
     log_cap_bytes: int = Field(
         50_000_000, ge=100_000, description="Size at which the SuperNode's log and a ClientApp's output are truncated in place."
     )
+
+    @field_validator("wasm_modules", mode="before")
+    @classmethod
+    def _digests(cls, value: Any) -> Any:
+        digests = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        for place, digest in enumerate(digests, 1):
+            if not _SHA256.fullmatch(digest):
+                raise ValueError(f"entry {place} is no sha256:… with 64 digits 0-9a-f, as sha256sum prints them")
+        return digests
 
     @field_validator("participant_node_id")
     @classmethod

@@ -277,6 +277,7 @@ def test_beyond_loopback_it_refuses_without_tls(monkeypatch: pytest.MonkeyPatch,
         ("CLIENT_PORT", "-1"),
         ("CLIENT_THREADS", "-1"),
         ("SPOOL_CAP_BYTES", "10"),
+        ("WASM_MODULES", "sha256:" + "a" * 63),
         ("CLIENT_CORS", "*"),
     ],
 )
@@ -287,6 +288,15 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(
     with pytest.raises(SystemExit):
         settings_or_exit(Settings)
     assert capsys.readouterr().err.startswith(f"{name}: ")
+
+
+def test_of_a_list_of_modules_the_wrong_entry_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WASM_MODULES", f"{'a' * 64}, sha256:{'b' * 64}, {'A' * 64}")
+    with pytest.raises(SystemExit):
+        settings_or_exit(Settings)
+    assert "entry 3 is no sha256:… with 64 digits 0-9a-f" in capsys.readouterr().err
 
 
 def test_an_invitation_in_the_settings_is_not_shown() -> None:

@@ -212,11 +212,18 @@ async def test_the_supernode_gets_no_key_and_its_threads_are_bounded(site: OpenS
     assert not any("secret" in value or "node-token" in value for value in environment.values())
     assert environment["OMP_NUM_THREADS"] == str(usable_cores())
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert environment["ESPALIER_WASM_MODULES"] == ""
     assert environment["ESPALIER_DATA_DIRS"] == f"{site.site.settings.espalier_home / 'data'}:/usr/share/datasets"
     argv = started["argv"]
     assert argv[argv.index("--node-config") + 1] == 'node-name="Site A"'
     assert argv[argv.index("--forward-logs") + 1] == "errors"
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
+
+
+def test_the_supernode_is_told_which_modules_the_site_allows(sites: SiteMaker) -> None:
+    digests = ["sha256:" + "a" * 64, "b" * 64]
+    settings = sites.settings(wasm_modules=f"{digests[0]}, {digests[1]},")
+    assert supernode_environment(settings)["ESPALIER_WASM_MODULES"] == ",".join(digests)
 
 
 async def test_sites_of_one_home_share_its_cores(site: OpenSite, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,11 +113,11 @@ def test_a_childs_environment_is_an_allow_list() -> None:
         "PATH": "/bin", "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
         "FLWR_HOME": "/f", "DATABASE_URL": "x", "SUPABASE_KEY": "x", "ADMIN_TOKEN": "x", "INVITATION": "x", "HF_TOKEN": "x",
         "PYTHON_KEYRING_BACKEND": "x", "AWS_SECRET_ACCESS_KEY": "x", "ESPALIER_HOME": "x", "LD_PRELOAD": "x", "HTTP_PROXY": "x",
-        "ESPALIER_DATA_DIRS": "/d",
+        "ESPALIER_DATA_DIRS": "/d", "ESPALIER_WASM_MODULES": "ab",
     }  # fmt: skip
     child = child_environment(ours, {"ESPALIER_RUN_DIR": "/r"})
     passed = {"PATH", "LC_ALL", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "FLWR_HOME"}
-    passed |= {"ESPALIER_DATA_DIRS"}
+    passed |= {"ESPALIER_DATA_DIRS", "ESPALIER_WASM_MODULES"}
     assert {name for name in child if name in ours} == passed
     assert child["ESPALIER_RUN_DIR"] == "/r"
     assert child["FLWR_TELEMETRY_ENABLED"] == "0"
