@@ -26,7 +26,7 @@ try:
     from demo_rounds import figure, shown_rounds, size
     from demo_sites import PATIENCE_S, absent, all_online, explained, start_supernode
     from demo_stack import Rest, Signalled, Stack, Trouble, ignore_signals, note_signals
-    from demo_workloads import DEMOS, Demo, make_ready, travelling
+    from demo_workloads import DEMOS, Demo, make_ready, runtimes, travelling
 except ModuleNotFoundError as missing:
     sys.exit(f"demo: the package {missing.name} is missing; `python3 run.py demo` installs everything and starts the demo.")
 
@@ -49,7 +49,7 @@ def main() -> int:
     note_signals()
     try:
         with Stack(options.home.expanduser().absolute(), options.ports, SITES[: demo.sites]) as stack:
-            reached = story(stack, options.workload, demo, options.rounds or demo.rounds)
+            reached = story(stack, options.workload, demo, options.rounds or demo.rounds, mixed=options.mixed)
             if options.keep:
                 keep_up(stack)
         return 0 if reached else 1
@@ -69,6 +69,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 run.py demo", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--workload", choices=DEMOS, default="digits", help="what is trained (default digits)")
+    add("--mixed", action="store_true", help="with --workload wasm: the last site trains in PyTorch, the others in the sandbox")
     add("--keep", action="store_true", help="keep the servers up afterwards, until Ctrl-C")
     add("--rounds", type=int, metavar="N", help=f"rounds of training (default {defaults})")
     add("--home", type=Path, default=home, metavar="DIR", help="folder of all state (default: ESPALIER_HOME)")
@@ -76,12 +77,15 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds is 1 or more")
+    if options.mixed and not DEMOS[options.workload].mixed:
+        with_mixed = ", ".join(name for name, demo in DEMOS.items() if demo.mixed)
+        parser.error(f"--mixed goes with --workload {with_mixed}")
     if not 1024 <= options.ports <= 64000:
         parser.error("--ports is between 1024 and 64000")
     return options
 
 
-def story(stack: Stack, workload: str, demo: Demo, rounds: int) -> bool:
+def story(stack: Stack, workload: str, demo: Demo, rounds: int, *, mixed: bool) -> bool:
     """Do it all once; True when the test accuracy that REST gives at the end reaches the goal."""
     started = time.monotonic()
     if demo.needs or demo.fetched:
@@ -96,7 +100,7 @@ def story(stack: Stack, workload: str, demo: Demo, rounds: int) -> bool:
     with phase("sites"):
         for number, (name, site) in enumerate(stack.sites.items()):
             enrol(stack.admin, site, name)
-            start_supernode(stack, name, number)
+            start_supernode(stack, name, number, demo.mixed if mixed and number == len(stack.sites) - 1 else {})
         stack.wait("the sites", lambda: all_online(stack), PATIENCE_S, lambda: absent(stack))
         out.print(f"  {', '.join(stack.sites)} online")
     with phase("training"):
@@ -196,6 +200,8 @@ def report(admin: Rest, run: dict[str, Any]) -> None:
     out.print(f"\n[bold]test accuracy {figure(run['metrics'].get('accuracy'), '.4f')}[/bold] after {run['rounds_done']} rounds")
     if travels := travelling(run["opened"]["model"]):
         out.print(f"  {travels}")
+    for trained in runtimes(admin.get(f"/runs/{run['id']}/updates?limit=1000")["items"]):
+        out.print(f"  {trained}")
     model = folder / final["path"]
     if not model.is_file():
         raise Trouble(f"the final model is not at {model}.")

@@ -1,5 +1,6 @@
 """The demo's SuperNodes: each is started with its part of the data, and has to be online at the coordinator."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from demo_stack import Stack, Trouble
@@ -7,16 +8,18 @@ from demo_stack import Stack, Trouble
 PATIENCE_S = 90.0  # a SuperLink starts in 2 to 7 s, a SuperNode that died is back in a few
 
 
-def start_supernode(stack: Stack, name: str, number: int) -> None:
-    """Start a site's SuperNode with its partition; one that has it goes on, one with that of another demo begins anew."""
-    site, partition = stack.sites[name], {"partition_id": number, "num_partitions": len(stack.sites)}
+def start_supernode(stack: Stack, name: str, number: int, node_config: Mapping[str, str]) -> None:
+    """Start a site's SuperNode with its partition and config; one that has them goes on, that of another demo begins anew."""
+    site = stack.sites[name]
+    wanted = {"partition_id": number, "num_partitions": len(stack.sites), "node_config": dict(node_config)}
     state = site.get("/supernode")
     if state["state"] != "stopped":
-        if partition.items() <= (state["request"] or {}).items():
+        had = state["request"] or {}
+        if all(had.get(key) == value for key, value in wanted.items()):
             return
         site.post("/supernode/stop", {})
         stack.wait(f"{name}, which had another partition", lambda: site.get("/supernode")["state"] == "stopped", PATIENCE_S)
-    site.post("/supernode/start", partition)
+    site.post("/supernode/start", wanted)
 
 
 def all_online(stack: Stack) -> bool:

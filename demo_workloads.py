@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ class Demo:
     """One demo: its sites, its rounds where nobody says otherwise, the least test accuracy that it has to end with.
 
     run_config: keys besides the workload's own defaults. fetched: data are brought by `flower_app.fetch`.
-    needs: a file or folder of data, and what installs it.
+    needs: a file or folder of data, and what installs it. mixed: what the last site's node is told in a mixed demo, where there
+    is one.
     """
 
     sites: int
@@ -29,6 +30,7 @@ class Demo:
     run_config: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     fetched: bool = False
     needs: tuple[str, str] | None = None
+    mixed: Mapping[str, str] = field(default_factory=dict)
 
 
 DEMOS = {
@@ -36,6 +38,7 @@ DEMOS = {
     "tabular": Demo(sites=3, rounds=5, goal=0.93),
     "fashion": Demo(sites=3, rounds=3, goal=0.80, needs=("fashion-mnist", "`apt install dataset-fashion-mnist` brings it")),
     "lora-text": Demo(sites=4, rounds=4, goal=0.77, fetched=True),
+    "wasm": Demo(sites=3, rounds=10, goal=0.95, mixed={"runtime": "torch"}),
 }
 
 
@@ -62,6 +65,17 @@ def fetch(stack: Stack, name: str, data: Path) -> None:
         child.wait()
     if child.returncode:
         raise Trouble(f"the data of {name} could not be fetched, for the reason above.")
+
+
+def runtimes(updates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say in what each site trained, of the updates that tell it: as `site-a wasm, fl/1, module 1a2b3c4d…`."""
+    told = {}
+    for update in updates:
+        facts = update.get("facts") or {}
+        if runtime := facts.get("runtime"):
+            module = [facts["abi"], f"module {facts['module_sha256'][:8]}…"] if "module_sha256" in facts else []
+            told[facts["node_name"]] = ", ".join([runtime, *module])
+    return [f"{site} {how}" for site, how in sorted(told.items())]
 
 
 def travelling(model: Mapping[str, Any]) -> str | None:

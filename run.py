@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The door to Espalier: sets everything up, then starts what you name.
 
-    python3 run.py demo [--workload NAME] [--rounds N] [--keep] [--home DIR] [--ports BASE]
-                                        a coordinator and its sites train on real data: digits, tabular, fashion, lora-text
+    python3 run.py demo [--workload NAME] [--mixed] [--rounds N] [--keep] [--home DIR] [--ports BASE]
+                                        a coordinator and its sites train on real data: digits, tabular, fashion, lora-text, wasm
     python3 run.py test [PYTEST ARGS]   everything that CI runs: check, then pytest
     python3 run.py check                lint, format, types, imports, file lengths
     python3 run.py serve admin|client   one server, in the foreground

@@ -11,7 +11,7 @@ import pytest
 
 from demo_sites import start_supernode
 from demo_stack import Stack, Trouble
-from demo_workloads import DEMOS, make_ready, travelling
+from demo_workloads import DEMOS, make_ready, runtimes, travelling
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,6 +67,24 @@ def test_what_travels_of_a_model_of_parts_is_told() -> None:
     assert travelling(part) is None
 
 
+def test_in_what_each_site_trained_is_told_where_its_updates_say_so() -> None:
+    in_sandbox = {"node_name": "site-a", "runtime": "wasm", "abi": "fl/1", "module_sha256": "0a1b2c3d" + 56 * "0"}
+    updates = [
+        {"facts": {"node_name": "site-b", "runtime": "torch"}},
+        *({"facts": in_sandbox}, {"facts": in_sandbox}),
+        {"facts": None},
+        {"facts": {"node_name": "site-c"}},
+    ]
+    assert runtimes(updates) == ["site-a wasm, fl/1, module 0a1b2c3d…", "site-b torch"]
+
+
+def test_a_mixed_demo_is_refused_where_there_is_none() -> None:
+    command = [sys.executable, str(ROOT / "demo.py"), "--mixed"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "--mixed goes with --workload wasm" in ended.stderr
+
+
 class FakeSite:
     """A client server's SuperNode: it runs with the request that it was last started with, and is not started twice."""
 
@@ -92,13 +110,14 @@ class FakeSite:
         (None, 1),
         ({"partition_id": 1, "num_partitions": 2, "node_config": {}}, 0),
         ({"partition_id": 1, "num_partitions": 3, "node_config": {}}, 1),
+        ({"partition_id": 1, "num_partitions": 2, "node_config": {"runtime": "torch"}}, 1),
     ],
 )
-def test_a_site_of_a_demo_with_another_number_of_sites_gets_its_new_part(
+def test_a_site_of_another_demo_gets_the_part_and_the_runtime_of_this_one(
     before: dict[str, Any] | None, starts: int, tmp_path: Path
 ) -> None:
     stack, site = Stack(tmp_path, 8000, ("site-a", "site-b")), FakeSite(before)
     stack.sites["site-b"] = site  # type: ignore[assignment]
-    start_supernode(stack, "site-b", 1)
+    start_supernode(stack, "site-b", 1, {})
     assert (site.state, site.starts) == ("running", starts)
     assert site.request == {"partition_id": 1, "num_partitions": 2, "node_config": {}}

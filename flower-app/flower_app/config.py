@@ -32,6 +32,9 @@ OPEN: Mapping[str, ConfigValue] = {
 }
 """What a workload that says nothing else trains with, where the run leaves it open."""
 
+MOMENTUM = 0.9
+"""Of the optimizer sgd, whatever trains with it."""
+
 BUDGET = ("local-epochs", "local-steps", "local-seconds")
 """What ends a site's training in a round; the first of those that are set, that is reached."""
 

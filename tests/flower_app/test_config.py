@@ -16,6 +16,7 @@ from flower_app.workloads.flwr_partitioners import is_of_flwr_datasets
 from flower_app.workloads.partition import LOCAL, PARTITIONERS
 
 APP = Path(__file__).parents[2] / "flower-app"
+WITH_CHOICES = ("workload", "strategy", "partitioner", "layers", "wasm-module")
 DECLARED = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
 
 
@@ -135,6 +136,14 @@ def test_what_is_refused_before_a_run_starts_is_what_the_engine_refuses() -> Non
     assert told["partitioner"]["choices"] == sorted({"", *PARTITIONERS, LOCAL})
     assert all(map(is_of_flwr_datasets, ["IidPartitioner", "MyOwnPartitioner"]))
     assert re.fullmatch(told["partitioner"]["pattern"], "IidPartitioner")
+    assert re.fullmatch(told["layers"]["pattern"], "64-32-10")
+    assert not any(re.fullmatch(told["layers"]["pattern"], wrong) for wrong in ("64", "64-0-10", "64-32-", "a-b"))
+    digest = f"sha256:{64 * '0'}"
+    pinned = [f"file:mine.wasm@{digest}", f"fab:mine@{digest}", f"oci://registry.example:5000/a/b@{digest}"]
+    assert all(re.fullmatch(told["wasm-module"]["pattern"], each) for each in [*pinned, "data:application/wasm;base64,AGFzbQ=="])
+    assert not any(
+        re.fullmatch(told["wasm-module"]["pattern"], each) for each in ("file:mine.wasm", "oci://a/b:latest", "data:,")
+    )
     bounds = {
         each.name.replace("_", "-"): {
             name.replace("_", "-"): list(limit) if name == "choices" else limit
@@ -144,7 +153,7 @@ def test_what_is_refused_before_a_run_starts_is_what_the_engine_refuses() -> Non
         for each in fields(RunConfig)
         if each.name != "values"
     }
-    assert {key: limits for key, limits in told.items() if key not in ("workload", "strategy", "partitioner")} == {
+    assert {key: limits for key, limits in told.items() if key not in WITH_CHOICES} == {
         key: {name: list(limit) if name == "choices" else limit for name, limit in limits.items()}
         for key, limits in bounds.items()
         if limits

@@ -41,8 +41,8 @@ def test_a_reference_that_leads_nowhere_is_told(name: str, sentence: str) -> Non
 @pytest.mark.parametrize(
     ("workload", "key", "value", "readers"),
     [
-        ("digits", "dataset", "texts", "causal-lora"),
-        ("lora-text", "dataset", "texts", "causal-lora"),
+        ("digits", "dataset", "texts", "causal-lora and wasm"),
+        ("lora-text", "dataset", "texts", "causal-lora and wasm"),
         ("tabular", "base-model", "tiny", "causal-lora and lora-text"),
         ("fashion", "num-layers", 2, "causal-lora and lora-text"),
         ("digits", "max-length", 64, "causal-lora and lora-text"),

@@ -19,10 +19,16 @@ BUILT_IN = {
     "fashion": "flower_app.workloads.fashion:Fashion",
     "lora-text": "flower_app.workloads.lora_text:LoraText",
     "tabular": "flower_app.workloads.tabular:Tabular",
+    "wasm": "flower_app.workloads.wasm.workload:Wasm",
 }
 
 _LORA = ("causal-lora", "lora-text")
-READERS = {"dataset": ("causal-lora",), **dict.fromkeys(("base-model", "num-layers", "max-length", "lora-targets"), _LORA)}
+_WASM = ("layers", "wasm-module", "wasm-memory-mb", "wasm-timeout-s")
+READERS = {
+    "dataset": ("causal-lora", "wasm"),
+    **dict.fromkeys(("base-model", "num-layers", "max-length", "lora-targets"), _LORA),
+    **dict.fromkeys(_WASM, ("wasm",)),
+}
 """Keys that only some of them read, and which; another one refuses what a run says there."""
 
 

@@ -6,9 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from flower_app.config import RunConfig
-
-MOMENTUM = 0.9
+from flower_app.config import MOMENTUM, RunConfig
 
 
 class Optimizer(Protocol):
