@@ -40,7 +40,10 @@ def test_a_file_gives_examples_labels_and_groups(folder: Path) -> None:
     [
         ({"x": np.ones((6, 3))}, "has no y: it holds x"),
         ({"y": np.ones(6, int), "z": np.ones(1)}, "has no x: it holds y, z"),
-        ({"x": np.ones(6), "y": np.ones(6, int)}, r"x needs to be \(examples, features\) and y \(examples,\); they are \(6,\), \(6,\)"),
+        (
+            {"x": np.ones(6), "y": np.ones(6, int)},
+            r"x needs to be \(examples, features\) and y \(examples,\); they are \(6,\), \(6,\)",
+        ),
         ({"x": np.ones((6, 3)), "y": np.ones(5, int)}, "each has another number of examples: x 6, y 5"),
     ],
 )

@@ -4,6 +4,7 @@ Arrays are named as torch names those of `Sequential(Linear, ReLU, Linear, …)`
 `2.weight`, … One layer with one output is logistic regression as Propeller's clients have it: `w` (in,) and `b` ().
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,7 +43,7 @@ def first_arrays(sizes: Sequence[int], seed: int) -> Arrays:
     if is_logistic(sizes):
         return {"w": np.zeros(sizes[0], np.float32), "b": np.zeros((), np.float32)}
     random, arrays = np.random.default_rng(seed), Arrays()
-    for layer, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         reach = 1 / np.sqrt(inputs)
         for name, shape in (("weight", (outputs, inputs)), ("bias", (outputs,))):
             arrays[f"{2 * layer}.{name}"] = random.uniform(-reach, reach, shape).astype(np.float32)

@@ -38,7 +38,9 @@ class TensorExamples(SiteExamples):
             raise DataUnfit(f"{file} has no {' and no '.join(sorted(missing))}: it holds {', '.join(tensors) or 'nothing'}")
         shapes = {name: tensors[name].shape for name in ("x", "y", "groups") if name in tensors}
         if len(shapes["x"]) != 2 or len(shapes["y"]) != 1:
-            raise DataUnfit(f"{file}: x needs to be (examples, features) and y (examples,); they are {shapes['x']}, {shapes['y']}")
+            raise DataUnfit(
+                f"{file}: x needs to be (examples, features) and y (examples,); they are {shapes['x']}, {shapes['y']}"
+            )
         if len({shape[0] for shape in shapes.values()}) > 1:
             told = ", ".join(f"{name} {shape[0]}" for name, shape in shapes.items())
             raise DataUnfit(f"{file}: each has another number of examples: {told}")
