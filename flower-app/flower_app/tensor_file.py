@@ -43,7 +43,7 @@ def write_tensors(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> Wr
     scratch = part_of(path)
     digest, size = hashlib.sha256(), 0
     with scratch.open("wb") as file:
-        for chunk in _chunks(arrays, metadata):
+        for chunk in chunks(arrays, metadata):
             digest.update(chunk)
             size += file.write(chunk)
         file.flush()
@@ -64,14 +64,12 @@ def read_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.offset_keys()}, dict(file.metadata() or {})
 
 
-def sha256_of(path: Path) -> str:
-    """Hash a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def chunks(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
+    """Give what a file holds: the header, of a multiple of 8 bytes, then each array, which is copied only if it has to be.
 
-
-def _chunks(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    Raises TypeError for a dtype that safetensors does not know.
+    """
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     offset = 0
     for name, values in arrays.items():
         if values.dtype.name not in DTYPES:
@@ -87,6 +85,12 @@ def _chunks(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[bytes | mem
     yield len(text).to_bytes(8, "little") + text
     for values in arrays.values():
         yield _raw(values)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _raw(values: NDArray[Any]) -> memoryview:

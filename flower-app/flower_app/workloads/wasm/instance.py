@@ -1,0 +1,148 @@
+"""A module that runs: in a store of its own, within its limits, until its time is up. What stops it is told as a TaskFault.
+
+Its memory may move and be gone: it is only copied from and to, at an address that is asked for each time.
+"""
+
+import ctypes
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flower_app.text import cleaned
+from flower_app.workloads.wasm.compiler import reason
+from flower_app.workloads.wasm.engine import STACK_BYTES, TICK_S, engine, wasmtime
+from flower_app.workloads.wasm.faults import (
+    ModuleInvalid,
+    TaskFault,
+    TaskMemory,
+    TaskStackOverflow,
+    TaskTable,
+    TaskTimeout,
+    TaskTrap,
+)
+from flower_app.workloads.wasm.task import Limits
+
+MOST_TABLES = 4
+MB = 1 << 20
+Link = Callable[[wasmtime.Store, "Instance"], wasmtime.Linker]
+"""Gives what the module imports."""
+
+
+class OutsideMemory(IndexError):
+    """A pointer and a length of a module do not lie in its memory."""
+
+
+class Instance:
+    """One module in one store. deadline: of time.monotonic(). fault: what a function of the host has stopped it for."""
+
+    def __init__(self, store: wasmtime.Store, limits: Limits) -> None:
+        self.store, self.limits = store, limits
+        self.deadline = time.monotonic() + limits.wall_s
+        self.fault: TaskFault | None = None
+        self._exports: Any = {}
+
+    def start(self, module: wasmtime.Module, link: Link | None) -> None:
+        """Instantiate, which runs its start function. Raises TaskFault."""
+        with self._told():
+            if link is None:
+                native = wasmtime.Instance(self.store, module, [])
+            else:
+                native = link(self.store, self).instantiate(self.store, module)
+        self._exports = native.exports(self.store)
+
+    def call(self, name: str, *arguments: int) -> Any:
+        """Call what it exports, of the signature that abi.py has seen. Raises TaskFault; ExitTrap of one that ends itself."""
+        with self._told():
+            return self._exports[name](self.store, *arguments)
+
+    def write(self, at: int, chunks: Iterable[bytes | memoryview]) -> None:
+        """Copy bytes in, one after the other. Raises OutsideMemory."""
+        for chunk in chunks:
+            if len(chunk):
+                source = np.frombuffer(chunk, np.uint8)
+                ctypes.memmove(self._address(at, source.nbytes), source.ctypes.data, source.nbytes)
+                at += source.nbytes
+
+    def read(self, at: int, size: int) -> bytes:
+        """Copy bytes out. Raises OutsideMemory."""
+        return ctypes.string_at(self._address(at, size), size)
+
+    def read_array(self, at: int, like: NDArray[Any]) -> NDArray[Any]:
+        """Copy an array of this shape and dtype out; little-endian in memory. Raises OutsideMemory."""
+        values = np.empty(like.shape, like.dtype.newbyteorder("<"))
+        ctypes.memmove(values.ctypes.data, self._address(at, values.nbytes), values.nbytes)
+        return values.astype(like.dtype, copy=False)
+
+    def _address(self, at: int, size: int) -> int:
+        memory = self._exports["memory"]
+        whole = memory.data_len(self.store)
+        if at + size > whole:
+            raise OutsideMemory(f"{size} bytes at {at} do not lie in its memory of {whole} bytes")
+        return ctypes.addressof(memory.data_ptr(self.store).contents) + at
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raise what stops it as a TaskFault."""
+        try:
+            yield
+        except (wasmtime.Trap, wasmtime.WasmtimeError, TaskFault) as stopped:
+            if self.fault is not None:  # wasmtime hands on what a host function raised by a global, which threads share
+                raise self.fault from None
+            if isinstance(stopped, wasmtime.ExitTrap | TaskFault):
+                raise
+            told = self._trapped(stopped) if isinstance(stopped, wasmtime.Trap) else self._refused(str(stopped))
+            raise told from None
+
+    def _trapped(self, trap: wasmtime.Trap) -> TaskFault:
+        code, codes = trap.trap_code, wasmtime.TrapCode
+        if code == codes.INTERRUPT:
+            return out_of_time(self.limits)
+        if code == codes.STACK_OVERFLOW:
+            return TaskStackOverflow(f"the module recursed through the {STACK_BYTES // MB} MB of stack that it is given")
+        frames = trap.frames[:1]
+        place = " in " + cleaned(frames[0].func_name, 100) if frames and frames[0].func_name else ""
+        return TaskTrap(
+            f"the module trapped{place}: {cleaned(trap.message.strip().splitlines()[-1].lstrip(' 0123456789:'), 200)}"
+        )
+
+    def _refused(self, text: str) -> TaskFault:
+        limits = self.limits
+        if "table" in text:
+            given = f"{limits.table_elements} elements in each of {MOST_TABLES} tables"
+            return TaskTable(f"the module needs more than the {given} that it is given: {reason(text)}")
+        if "memory" in text and "import" not in text:
+            given = f"{limits.memory_bytes / MB:g} MB that it is given (wasm-memory-mb)"
+            return TaskMemory(f"the module does not fit the {given}: {reason(text)}")
+        return ModuleInvalid(f"the module cannot be started: {reason(text)}")
+
+
+@contextmanager
+def running(module: wasmtime.Module, limits: Limits, link: Link | None = None) -> Iterator[Instance]:
+    """Run a module in this block; afterwards its memory is gone. Raises TaskFault."""
+    here = engine()
+    with here.ticking():
+        store = wasmtime.Store(here.native)
+        try:
+            store.set_limits(
+                memory_size=limits.memory_bytes,
+                table_elements=limits.table_elements,
+                instances=1,
+                tables=MOST_TABLES,
+                memories=1,
+            )
+            store.set_epoch_deadline(math.ceil(limits.wall_s / TICK_S) + 1)
+            instance = Instance(store, limits)
+            instance.start(module, link)
+            yield instance
+        finally:
+            store.close()
+
+
+def out_of_time(limits: Limits) -> TaskTimeout:
+    """Say that a module's time is up."""
+    return TaskTimeout(f"the module ran longer than the {limits.wall_s:g} s that it is given (wasm-timeout-s)")
