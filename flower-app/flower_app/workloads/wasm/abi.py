@@ -1,10 +1,13 @@
-"""Which ABI a module speaks, by what it imports and exports."""
+"""Which ABI a module speaks, by what it imports and exports; and what both have in common."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from flower_app.text import cleaned
 from flower_app.workloads.wasm.engine import wasmtime
 from flower_app.workloads.wasm.faults import ModuleInvalid
+from flower_app.workloads.wasm.task import Hyperparameters
 
 FL1, PROPELLER = "fl/1", "propeller"
 WASI = "wasi_snapshot_preview1"
@@ -45,6 +48,11 @@ def abi_of(module: wasmtime.Module) -> str:
         if name == "run" or name in kinds:
             _see_signature(kinds, name, [], None if name == "run" else [])
     return PROPELLER
+
+
+def config_of(hyperparameters: Hyperparameters) -> bytes:
+    """Write hyperparameters as both ABIs hand them on: the same ones give the same bytes."""
+    return json.dumps(asdict(hyperparameters), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _see_signature(kinds: Mapping[str, object], name: str, params: Sequence[str], results: Sequence[str] | None) -> None:

@@ -5,6 +5,7 @@ stays in the process group of its parent, so that it ends with it; it starts no 
 """
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -93,8 +94,13 @@ def main() -> int:
 
 def reason(text: str) -> str:
     """Give the first line of what wasmtime says, and the innermost cause."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["nothing was said"]
-    return cleaned(lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1].lstrip('0123456789: ')}", 300)
+    first, inner = cleaned(text.strip().partition("\n")[0], 200), innermost(text)
+    return first if first == inner else f"{first}: {inner}"
+
+
+def innermost(text: str) -> str:
+    """Give the innermost cause of what wasmtime says, without its number."""
+    return cleaned(re.sub(r"^\d+: ", "", text.strip().rpartition("\n")[2].strip()), 200)
 
 
 def _loaded(native: bytes | None) -> wasmtime.Module | None:

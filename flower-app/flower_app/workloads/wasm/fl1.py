@@ -5,19 +5,18 @@ dtypes, and the number of examples, are the host's own, whatever the module make
 """
 
 import itertools
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from flower_app.tensor_file import chunks
 from flower_app.text import cleaned
 from flower_app.workloads.interface import Metrics
-from flower_app.workloads.wasm.abi import FL1
+from flower_app.workloads.wasm.abi import FL1, config_of
 from flower_app.workloads.wasm.engine import wasmtime
 from flower_app.workloads.wasm.faults import BadUpdate, ModuleInvalid, OutputFlood, TaskFailed, TaskMemory
-from flower_app.workloads.wasm.instance import MB, Instance, OutsideMemory, running
+from flower_app.workloads.wasm.instance import MB, Instance, running
+from flower_app.workloads.wasm.linear_memory import OutsideMemory
 from flower_app.workloads.wasm.report import is_whole, metrics_of, parsed, see_that_all_is_finite, shown
-from flower_app.workloads.wasm.task import Hyperparameters, Limits, Outcome, Task
+from flower_app.workloads.wasm.task import Limits, Outcome, Task
 
 VERSION = 1
 MOST_REPORT_BYTES = 64 << 10
@@ -40,16 +39,11 @@ def train(module: wasmtime.Module, task: Task, limits: Limits) -> Outcome:
         metrics = _metrics(_report(instance, report >> 32, report & _I32))
         starts = itertools.accumulate(map(len, model), initial=model_at)
         arrays = {
-            name: instance.read_array(at, values)
+            name: instance.memory.read_array(at, values)
             for at, (name, values) in zip(itertools.islice(starts, 1, None), task.arrays.items(), strict=False)
         }
     see_that_all_is_finite(arrays)
     return Outcome(FL1, arrays, metrics, config)
-
-
-def config_of(hyperparameters: Hyperparameters) -> bytes:
-    """Write hyperparameters as both ABIs hand them on: the same ones give the same bytes."""
-    return json.dumps(asdict(hyperparameters), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _put(instance: Instance, parts: Sequence[bytes | memoryview], what: str) -> tuple[int, int]:
@@ -62,7 +56,7 @@ def _put(instance: Instance, parts: Sequence[bytes | memoryview], what: str) -> 
     try:
         if at % ALIGNMENT:
             raise OutsideMemory(f"{at} is no multiple of {ALIGNMENT}")
-        instance.write(at, parts)
+        instance.memory.write(at, parts)
     except OutsideMemory as wild:
         raise ModuleInvalid(f"fl_alloc of the module gave no place for {size} bytes of {what}: {wild}") from None
     return at, size
@@ -72,7 +66,7 @@ def _report(instance: Instance, at: int, size: int) -> bytes:
     if size > MOST_REPORT_BYTES:
         raise OutputFlood(f"the report of the module has {size} bytes, and a site reads {MOST_REPORT_BYTES} at most")
     try:
-        return instance.read(at, size)
+        return instance.memory.read(at, size)
     except OutsideMemory as wild:
         raise BadUpdate(f"the report of the module is not there: {wild}") from None
 

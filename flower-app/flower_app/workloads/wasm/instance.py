@@ -1,23 +1,18 @@
-"""A module that runs: in a store of its own, within its limits, until its time is up. What stops it is told as a TaskFault.
+"""A module that runs: in a store of its own, within its limits, until its time is up. What stops it is told as a TaskFault."""
 
-Its memory may move and be gone: it is only copied from and to, at an address that is asked for each time.
-"""
-
-import ctypes
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flower_app.text import cleaned
-from flower_app.workloads.wasm.compiler import reason
+from flower_app.workloads.wasm.compiler import innermost, reason
 from flower_app.workloads.wasm.engine import STACK_BYTES, TICK_S, engine, wasmtime
 from flower_app.workloads.wasm.faults import (
+    HostCallAbused,
     ModuleInvalid,
+    TaskFailed,
     TaskFault,
     TaskMemory,
     TaskStackOverflow,
@@ -25,16 +20,13 @@ from flower_app.workloads.wasm.faults import (
     TaskTimeout,
     TaskTrap,
 )
+from flower_app.workloads.wasm.linear_memory import LinearMemory
 from flower_app.workloads.wasm.task import Limits
 
 MOST_TABLES = 4
 MB = 1 << 20
 Link = Callable[[wasmtime.Store, "Instance"], wasmtime.Linker]
 """Gives what the module imports."""
-
-
-class OutsideMemory(IndexError):
-    """A pointer and a length of a module do not lie in its memory."""
 
 
 class Instance:
@@ -45,6 +37,15 @@ class Instance:
         self.deadline = time.monotonic() + limits.wall_s
         self.fault: TaskFault | None = None
         self._exports: Any = {}
+
+    @property
+    def memory(self) -> LinearMemory:
+        """The memory that it exports."""
+        return LinearMemory(self._exports["memory"], self.store)
+
+    def exports(self, name: str) -> bool:
+        """Does it export something of this name?"""
+        return name in self._exports
 
     def start(self, module: wasmtime.Module, link: Link | None) -> None:
         """Instantiate, which runs its start function. Raises TaskFault."""
@@ -59,31 +60,6 @@ class Instance:
         """Call what it exports, of the signature that abi.py has seen. Raises TaskFault; ExitTrap of one that ends itself."""
         with self._told():
             return self._exports[name](self.store, *arguments)
-
-    def write(self, at: int, chunks: Iterable[bytes | memoryview]) -> None:
-        """Copy bytes in, one after the other. Raises OutsideMemory."""
-        for chunk in chunks:
-            if len(chunk):
-                source = np.frombuffer(chunk, np.uint8)
-                ctypes.memmove(self._address(at, source.nbytes), source.ctypes.data, source.nbytes)
-                at += source.nbytes
-
-    def read(self, at: int, size: int) -> bytes:
-        """Copy bytes out. Raises OutsideMemory."""
-        return ctypes.string_at(self._address(at, size), size)
-
-    def read_array(self, at: int, like: NDArray[Any]) -> NDArray[Any]:
-        """Copy an array of this shape and dtype out; little-endian in memory. Raises OutsideMemory."""
-        values = np.empty(like.shape, like.dtype.newbyteorder("<"))
-        ctypes.memmove(values.ctypes.data, self._address(at, values.nbytes), values.nbytes)
-        return values.astype(like.dtype, copy=False)
-
-    def _address(self, at: int, size: int) -> int:
-        memory = self._exports["memory"]
-        whole = memory.data_len(self.store)
-        if at + size > whole:
-            raise OutsideMemory(f"{size} bytes at {at} do not lie in its memory of {whole} bytes")
-        return ctypes.addressof(memory.data_ptr(self.store).contents) + at
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -111,7 +87,12 @@ class Instance:
         )
 
     def _refused(self, text: str) -> TaskFault:
+        """Say why wasmtime has stopped it: in a call of the host, which has a backtrace, or before it began."""
         limits = self.limits
+        if text.startswith("error while executing"):
+            if "exit status" in text:
+                return TaskFailed("the module ended itself with an exit code outside 0..125")
+            return HostCallAbused(f"the module called the host with what leads nowhere: {innermost(text)}")
         if "table" in text:
             given = f"{limits.table_elements} elements in each of {MOST_TABLES} tables"
             return TaskTable(f"the module needs more than the {given} that it is given: {reason(text)}")
