@@ -16,6 +16,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from flower_app.workloads.wasm.execution import found_here
 from flower_app.workloads.wasm.sandbox import run_module
 from flower_app.workloads.wasm.task import Limits
@@ -64,7 +65,7 @@ def call(guest: bytes, folder: Path, calls: int) -> Row:
     """Time what a call costs beside its training: a fit of one step on one example of digits, all that comes with it included."""
     say(f"{calls} calls")
     fit = digits(1)
-    one = replace(fit, examples=fit.examples.at(range(1)))
+    one = replace(fit, examples=fit.examples.at(np.arange(1)))
     task = one.task
     took = median_ms(lambda: run_module(guest, task, Limits(), folder), range(calls))
     return Row("instantiate + train call overhead", "ms", took, goal=CALL_MS)

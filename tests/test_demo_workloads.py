@@ -69,7 +69,7 @@ def test_what_travels_of_a_model_of_parts_is_told() -> None:
 
 def test_in_what_each_site_trained_is_told_where_its_updates_say_so() -> None:
     in_sandbox = {"node_name": "site-a", "runtime": "wasm", "abi": "fl/1", "module_sha256": "0a1b2c3d" + 56 * "0"}
-    updates = [
+    updates: list[dict[str, Any]] = [
         {"facts": {"node_name": "site-b", "runtime": "torch"}},
         *({"facts": in_sandbox}, {"facts": in_sandbox}),
         {"facts": None},

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from flower_app.config import MOMENTUM, RunConfig
+from flower_app.config import MOMENTUM, ConfigValue, RunConfig
 from flower_app.workloads import mlp
 from flower_app.workloads.digits import Digits
 from flower_app.workloads.interface import Arrays
@@ -42,7 +42,12 @@ class Fit:
     @property
     def config(self) -> RunConfig:
         """The fit as torch's loop gets it."""
-        keys = {"local-epochs": self.epochs, "batch-size": self.batch_size, "lr": self.lr, "optimizer": "sgd"}
+        keys: dict[str, ConfigValue] = {
+            "local-epochs": self.epochs,
+            "batch-size": self.batch_size,
+            "lr": self.lr,
+            "optimizer": "sgd",
+        }
         return RunConfig.parse(keys).left_to({})
 
 

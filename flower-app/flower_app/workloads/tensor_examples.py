@@ -1,7 +1,6 @@
 """A site's own examples from a safetensors file of its data folders, where no code of anybody's reads them."""
 
 from pathlib import Path
-from typing import ClassVar
 
 from flower_app.config import ConfigError, RunConfig
 from flower_app.tensor_file import read_tensors
@@ -16,7 +15,7 @@ SUFFIX = ".safetensors"
 class TensorExamples(SiteExamples):
     """`dataset` names the file: x of any float, (examples, features), y of whole numbers, (examples,), and if you like groups."""
 
-    name: ClassVar[str] = "tensors"
+    name = "tensors"
 
     def __init__(self, config: RunConfig) -> None:
         """Raises ConfigError."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flower_app.config import RunConfig
+from flower_app.config import ConfigError, RunConfig
 from flower_app.workloads.interface import NodeEnv
 from flower_app.workloads.wasm import receipts
 from flower_app.workloads.wasm.modules import Found, allowed_modules, find_module
@@ -32,20 +32,27 @@ def found_here(reference: str, limits: Limits, cache_dir: Path | None, environme
     return find_module(reference, allowed_modules(environment), cache_dir, limits)
 
 
+def make_ready(found: Found, cache_dir: Path | None) -> None:
+    """Compile a module, unless the site has it compiled. Raises ModuleInvalid, CompileLimit; ConfigError without wasmtime."""
+    from flower_app.workloads.wasm.compiler import compiled  # wasmtime is for sites that run modules
+
+    compiled(found.wasm, found.sha256, cache_dir)
+
+
 def execute(found: Found, task: Task, limits: Limits, cache_dir: Path | None) -> Execution:
     """Run a module, and hash what went in and came out. Raises TaskFault."""
-    from flower_app.workloads.wasm.sandbox import run_module  # wasmtime is for sites that run modules
+    from flower_app.workloads.wasm.sandbox import run_module
 
     outcome = run_module(found.wasm, task, limits, cache_dir)
     return Execution(found, outcome, digests_of(found.sha256, task, outcome))
 
 
 def keep(done: Execution, task: Task, limits: Limits, config: RunConfig, env: NodeEnv) -> None:
-    """Keep what the site needs to run this again; a folder that takes nothing costs the proof, not the update."""
+    """Keep what the site needs to run this again; where nothing can be kept, that costs the proof, not the update."""
     if env.cache_dir is None:
         return
     receipt = receipts.receipt_of(task, limits, done.outcome.abi, done.digests, config, env)
     try:
         receipts.keep(env.cache_dir, receipt, task.arrays, done.found.wasm)
-    except OSError as error:
+    except (OSError, ConfigError) as error:  # the latter of a run id that can name no folder
         print(f"round {env.round} cannot be run again, for nothing can be kept: {error}", flush=True)

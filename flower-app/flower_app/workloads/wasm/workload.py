@@ -67,7 +67,7 @@ class Wasm:
 
             torch.set_num_threads(env.threads)
         else:
-            self._module(env)
+            execution.make_ready(self._module(env), env.cache_dir)
 
     def train(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
         """Train the arrived model on this site's examples but those held back. Raises TaskFault."""
@@ -83,7 +83,7 @@ class Wasm:
         execution.keep(done, task, limits, self.config, env)
         steps, seen = _work(len(examples), hyperparameters)
         metrics = {**done.outcome.metrics, "examples_per_s": seen / seconds, "step_s": seconds / steps}
-        facts = {"runtime": WASM, "device": "cpu", "steps": steps, **done.facts}
+        facts: dict[str, str | int | float] = {"runtime": WASM, "device": "cpu", "steps": steps, **done.facts}
         return TrainResult(done.outcome.arrays, min(seen, len(examples)), metrics, facts)
 
     def evaluate(self, arrays: Arrays, settings: Mapping[str, Any], env: NodeEnv) -> EvalResult:
