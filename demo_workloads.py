@@ -38,7 +38,7 @@ DEMOS = {
     "tabular": Demo(sites=3, rounds=5, goal=0.93),
     "fashion": Demo(sites=3, rounds=3, goal=0.80, needs=("fashion-mnist", "`apt install dataset-fashion-mnist` brings it")),
     "lora-text": Demo(sites=4, rounds=4, goal=0.77, fetched=True),
-    "wasm": Demo(sites=3, rounds=10, goal=0.95, mixed={"runtime": "torch"}),
+    "wasm": Demo(sites=3, rounds=15, goal=0.95, run_config={"layers": "64-64-10"}, mixed={"runtime": "torch"}),
 }
 
 

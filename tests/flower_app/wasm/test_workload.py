@@ -39,8 +39,8 @@ def test_all_runtimes_and_a_mix_of_them_reach_the_same_accuracy(make_federation:
         for node in on_torch:
             federation.grid.nodes[node].config["runtime"] = "torch"
         federation.run()
-        reached[name] = federation.journal("round.closed")[-1]["metrics"]["accuracy"]
-        runtimes = [update["facts"]["runtime"] for update in federation.journal("round.closed")[-1]["updates"]]
+        reached[name] = federation.journal("round.closed")[-1]["server_metrics"]["accuracy"]
+        runtimes = [update["facts"]["runtime"] for update in federation.journal("update")][-3:]
         assert sorted(runtimes) == sorted("torch" if node in on_torch else "wasm" for node in NODES)
     assert min(reached.values()) > 0.93
     assert max(reached.values()) - min(reached.values()) <= NOISE, reached
@@ -74,7 +74,7 @@ def test_fedprox_holds_the_model_near_the_one_that_arrived(make_env: MakeEnv) ->
 
 
 def test_a_site_may_give_less_than_the_run_asks_for(make_env: MakeEnv) -> None:
-    wasm = workload(dataset="tabular", local_epochs=4000)
+    wasm = workload(dataset="tabular", local_epochs=1_000_000)
     with pytest.raises(TaskTimeout):
         wasm.train(wasm.initial_arrays(), {}, make_env(node_config={"wasm-timeout-s": 0.05}))
     with pytest.raises(TaskMemory):
