@@ -100,7 +100,8 @@ def reason(text: str) -> str:
 
 def innermost(text: str) -> str:
     """Give the innermost cause of what wasmtime says, without its number."""
-    return cleaned(re.sub(r"^\d+: ", "", text.strip().rpartition("\n")[2].strip()), 200)
+    last = re.sub(r"^\d+: ", "", text.strip().rpartition("\n")[2].strip())
+    return " ".join(cleaned(last, 200).split())
 
 
 def _loaded(native: bytes | None) -> wasmtime.Module | None:

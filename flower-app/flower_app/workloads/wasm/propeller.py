@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.text import cleaned
-from flower_app.workloads.interface import Arrays
+from flower_app.workloads.interface import Arrays, Metrics
 from flower_app.workloads.wasm.abi import PROPELLER, config_of
 from flower_app.workloads.wasm.engine import wasmtime
 from flower_app.workloads.wasm.faults import BadUpdate, TaskFailed, TaskMemory, TaskTrap
@@ -28,11 +28,9 @@ _MAY_HAVE = {"proplet_id"}
 
 
 def train(module: wasmtime.Module, task: Task, limits: Limits) -> Outcome:
-    """Let a module train. Raises TaskFault."""
+    """Let a module train. Raises TaskFault; ValueError for a model or examples that are not finite."""
     told = told_of(task)
-    config = "".join(f"{name}={value}\n" for name, value in told.items()).encode()
-    data = {"MODEL_DATA": _joined(_model(task.arrays), limits), "DATASET_DATA": _joined(_dataset(task), limits)}
-    calls = HostCalls({**told, **data})
+    calls = HostCalls({**told, **data_of(task, limits)})
     try:
         with running(module, limits, calls.link) as instance:
             if instance.exports("_start"):
@@ -46,9 +44,8 @@ def train(module: wasmtime.Module, task: Task, limits: Limits) -> Outcome:
             raise TaskFailed(f"the module ended with exit code {ended.code}{_said(calls)}") from None
     except (TaskTrap, TaskFailed) as fault:  # what a guest's runtime has to say of its end stands on stderr
         raise type(fault)(f"{fault}{_said(calls)}") from None
-    update = parsed(bytes(calls.stdout), _UPDATE)
-    _see_whose_it_is(update, told)
-    return Outcome(PROPELLER, _arrays(update["update"], task.arrays), metrics_of(update, _UPDATE), config)
+    arrays, metrics = update_of(bytes(calls.stdout), task)
+    return Outcome(PROPELLER, arrays, metrics, "".join(f"{name}={value}\n" for name, value in told.items()).encode())
 
 
 def told_of(task: Task) -> dict[str, str]:
@@ -59,6 +56,22 @@ def told_of(task: Task) -> dict[str, str]:
         "HYPERPARAMS": config_of(task.hyperparameters).decode(),
         "PROPLET_ID": task.node_name,
     }
+
+
+def data_of(task: Task, limits: Limits) -> dict[str, str]:
+    """Give model and examples, by the name of the variable. Raises TaskMemory, ValueError."""
+    try:
+        return {"MODEL_DATA": _joined(_model(task.arrays), limits), "DATASET_DATA": _joined(_dataset(task), limits)}
+    except ValueError as error:
+        raise ValueError("the model or the examples have numbers that are not finite, for which JSON has no form") from error
+
+
+def update_of(stdout: bytes, task: Task) -> tuple[Arrays, Metrics]:
+    """Read the update of a module, and its metrics. Raises BadUpdate."""
+    update = parsed(stdout, _UPDATE)
+    _see_whose_it_is(update, told_of(task))
+    metrics = metrics_of(update, _UPDATE)
+    return _arrays(update["update"], task.arrays), metrics
 
 
 def _joined(parts: Iterable[str], limits: Limits) -> str:

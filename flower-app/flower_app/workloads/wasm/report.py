@@ -69,7 +69,7 @@ def see_that_all_is_finite(arrays: Arrays) -> None:
 def shown(value: object) -> str:
     """Show what a stranger says, in one short line."""
     try:
-        return cleaned(repr(value) if not isinstance(value, Exception) else value, 100)
+        return " ".join(cleaned(value if isinstance(value, Exception) else repr(value), 100).split())
     except ValueError:  # Python prints no whole number of more than 4300 digits
         return "a number of thousands of digits"
 
