@@ -34,7 +34,8 @@ bool fail(const char *form, ...) {
         switch (*++form) {
             case 's': put_words(&words, va_arg(args, const char *)); break;
             case 't': put_printable(va_arg(args, text)); break;
-            case 'u': put_count(&words, va_arg(args, uint64_t)); break;
+            case 'u': put_count(&words, va_arg(args, uint32_t)); break;
+            case 'l': put_count(&words, va_arg(args, uint64_t)); break;
             case 'd': put_whole(va_arg(args, int32_t)); break;
             default: put_number(&words, va_arg(args, double));
         }

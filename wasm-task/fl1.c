@@ -25,7 +25,8 @@ static bool read_model(char *blob, uint32_t size, chain *model) {
     if (arrays == 0) return fail_for_memory("the list of arrays");
     for (uint32_t k = 0; k < found.count; k++) {
         const tensor *one = &found.list[k];
-        if (!same(one->dtype, text_of("F32"))) return fail("tensor %t of the model is %t, and needs to be F32", one->name, one->dtype);
+        if (!same(one->dtype, text_of("F32")))
+            return fail("tensor %t of the model is %t, and needs to be F32", one->name, one->dtype);
         if (one->rank == 0) return fail("tensor %t of the model has no dimension", one->name);
         arrays[k] = (array){one->name, (float *)one->bytes, one->count, one->rank, {one->shape[0], one->shape[1]}};
     }
@@ -38,8 +39,7 @@ static bool read_examples(char *blob, uint32_t size, examples *data) {
     const tensor *x = find_tensor(&found, "x"), *y = find_tensor(&found, "y");
     if (x == 0 || x->rank != 2 || !same(x->dtype, text_of("F32"))) return fail("the data need x, F32 of 2 dimensions");
     if (y == 0 || y->rank != 1 || !same(y->dtype, text_of("I32"))) return fail("the data need y, I32 of 1 dimension");
-    if (x->shape[0] != y->shape[0]) return fail("there are %u examples in x, and %u labels in y", x->shape[0], y->shape[0]);
-    if (x->count == 0) return fail("there is no example to train on");
+    if (x->shape[0] != y->shape[0]) return fail("there are %l examples in x, and %l labels in y", x->shape[0], y->shape[0]);
     *data = (examples){(const float *)x->bytes, (const int32_t *)y->bytes, (uint32_t)x->shape[0], (uint32_t)x->shape[1]};
     return true;
 }
@@ -60,14 +60,16 @@ static void put_fault(void) {
     put_words(&words, "}");
 }
 
-EXPORT(fl_train) uint64_t fl_train(const char *config, uint32_t config_size, char *model, uint32_t model_size, char *data, uint32_t data_size) {
+EXPORT(fl_train)
+uint64_t fl_train(const char *config, uint32_t config_size, char *model, uint32_t model_size, char *data, uint32_t data_size) {
     hyperparameters told;
     chain layers;
     examples own;
     fitted result;
     words.size = 0;
-    const bool is_done = read_hyperparameters((text){config, config_size}, true, &told) && read_model(model, model_size, &layers) &&
-                         read_examples(data, data_size, &own) && train(&layers, &own, &told, &result);
+    const bool is_done = read_hyperparameters((text){config, config_size}, true, &told) &&
+                         read_model(model, model_size, &layers) && read_examples(data, data_size, &own) &&
+                         train(&layers, &own, &told, &result);
     if (is_done) put_fitted(&result);
     else put_fault();
     return (uint64_t)(uintptr_t)report << 32 | words.size;

@@ -12,14 +12,14 @@ static inline uint64_t next_random(uint64_t *state) {
     return mixed ^ mixed >> 31;
 }
 
-// exp of four numbers that are 0 or less, within 2e-7 of it; below -87 it is that of -87, which no float32 sum with a 1 notices.
+// exp of four numbers that are 0 or less, within 1e-7 of its size; of less than -87 it is exp(-87), which is nothing beside a 1.
 //
-// exp(x) = 2**n exp(r) with n = round(x / ln 2), and Taylor's series for |r| <= ln(2) / 2: its next term is below 6e-9.
+// exp(x) = 2**n exp(r) with n = round(x / ln 2), and Taylor's series for |r| <= ln(2) / 2, whose next term is below 6e-9.
 ALWAYS_INLINE f4 exp_of_four(f4 x) {
     x = select(x > -87.0f, x, four(-87.0f));
     const f4 to_whole = four(0x1.8p23f);  // numbers of this size have no places after the point
     const f4 n = (x * (float)(1 / LN_2) + to_whole) - to_whole;
-    const f4 r = (x - n * 0.693359375f) + n * 0x1.bd0106p-13f;  // ln 2 in two parts, the first one with 9 bits, so that n times it is exact
+    const f4 r = (x - n * 0x1.63p-1f) + n * 0x1.bd0106p-13f;  // ln 2 in two parts: n times the first one's 9 bits is exact
     f4 sum = r * (1.0f / 5040) + 1.0f / 720;
     sum = sum * r + 1.0f / 120;
     sum = sum * r + 1.0f / 24;
@@ -31,7 +31,7 @@ ALWAYS_INLINE f4 exp_of_four(f4 x) {
     return sum * (f4)power;
 }
 
-// log of a finite number of at least 1, within 1e-9 of it: 2 artanh((m - 1) / (m + 1)) + e ln 2, for m 2**e with m near 1.
+// log of a finite number of at least 1, within 1e-10: 2 artanh((m - 1) / (m + 1)) + e ln 2, for m 2**e with m near 1.
 static inline double log_of(double number) {
     union {
         double number;

@@ -2,140 +2,156 @@
 
 #include "numbers.h"
 
+static uint32_t size_of_quad(const network *net) {
+    return net->rows * 4;
+}
+
+static uint32_t columns_of(const sheet *of) {
+    return of->width + 4;
+}
+
 // No memcpy: for rows of this size a memory.copy, which is a call of the host's, costs more than it saves.
 static void gather(const network *net, const examples *data, const uint32_t *places, uint32_t count) {
     const sheet *to = &net->sheets[0];
-    const uint32_t features = data->features, quad = net->rows * 4;
+    const uint32_t features = data->features;
     for (uint32_t first = 0; first < count; first += GROUP) {
-        float *group = to->groups + first * (to->width + 4), *quads = to->quads + first * 4;
+        float *group = to->groups + first * columns_of(to), *quads = to->quads + first * 4;
         const float *rows[GROUP];
-        for (uint32_t row = 0; row < GROUP; row++)  // a group that is not full has its last example more than once, and no gradient
-            rows[row] = data->x + (uint64_t)places[first + row < count ? first + row : count - 1] * features;
+        for (uint32_t row = 0; row < GROUP; row++) {  // the last one again where a group is not full; it has no gradient then
+            const uint32_t place = first + row < count ? first + row : count - 1;
+            rows[row] = data->x + places[place] * features;
+        }
         uint32_t k = 0;
-        for (; k + 4 <= features; k += 4, quads += quad) {
-            const f4 a = load(rows[0] + k), b = load(rows[1] + k), c = load(rows[2] + k), d = load(rows[3] + k);
-            store(quads, a);
-            store(quads + 4, b);
-            store(quads + 8, c);
-            store(quads + 12, d);
-            store_turned(group + k * 4, a, b, c, d);
+        for (; k + 4 <= features; k += 4, quads += size_of_quad(net)) {
+            const f4 block[GROUP] = {load(rows[0] + k), load(rows[1] + k), load(rows[2] + k), load(rows[3] + k)};
+            for (int row = 0; row < GROUP; row++) store(quads + row * 4, block[row]);
+            store_turned(group + k * GROUP, GROUP, block[0], block[1], block[2], block[3]);
         }
         for (; k < features; k++)
-            for (uint32_t row = 0; row < GROUP; row++) quads[row * 4 + k % 4] = group[k * 4 + row] = rows[row][k];
+            for (uint32_t row = 0; row < GROUP; row++) quads[row * 4 + k % 4] = group[k * GROUP + row] = rows[row][k];
     }
 }
 
-ON_ITS_OWN void forward_tile(uint32_t steps, const float *group, const float *weights, float *to_group, float *to_quads, uint32_t quad) {
-    tile sums = multiply(steps, group, weights);
-    if (to_quads != 0) {  // a hidden layer
-        for (int row = 0; row < GROUP; row++)
-            for (int half = 0; half < 2; half++) {
-                sums.at[2 * row + half] = select(sums.at[2 * row + half] > 0.0f, sums.at[2 * row + half], four(0));
-                store(to_quads + (uint32_t)half * quad + row * 4, sums.at[2 * row + half]);
-            }
-    }
+ALWAYS_INLINE void store_group(float *group, const tile *of) {
     for (int half = 0; half < 2; half++)
-        store_turned(to_group + half * 16, sums.at[half], sums.at[2 + half], sums.at[4 + half], sums.at[6 + half]);
+        store_turned(group + half * 16, GROUP, of->at[half], of->at[2 + half], of->at[4 + half], of->at[6 + half]);
+}
+
+// quads: none behind the last layer, after which there is no ReLU either.
+ON_ITS_OWN void forward_tile(uint32_t steps, const float *from, const float *weights, float *group, float *quads, uint32_t next) {
+    tile sums = multiply(steps, from, weights);
+    if (quads != 0)
+        for (int k = 0; k < 8; k++) {
+            sums.at[k] = select(sums.at[k] > 0.0f, sums.at[k], four(0));
+            store(quads + k % 2 * next + k / 2 * 4, sums.at[k]);
+        }
+    store_group(group, &sums);
 }
 
 static void forward(const network *net, uint32_t place, uint32_t count) {
     const sheet *from = &net->sheets[place], *to = from + 1;
-    const uint32_t columns = from->width + 4, to_columns = to->width + 4, quad = net->rows * 4;
+    const uint32_t next = size_of_quad(net);
     for (uint32_t panel = 0; panel < panels_of(to); panel++) {
-        const float *weights = net->layers[place].weights + panel * columns * PANEL;
+        const float *weights = net->layers[place].weights + panel * columns_of(from) * PANEL;
         for (uint32_t first = 0; first < count; first += GROUP) {
-            float *group = to->groups + (first / GROUP * to_columns + panel * PANEL) * GROUP;
-            float *quads = to->quads == 0 ? 0 : to->quads + 2 * panel * quad + first * 4;
-            forward_tile(from->width + 1, from->groups + first * columns, weights, group, quads, quad);
+            float *group = to->groups + first * columns_of(to) + panel * PANEL * GROUP;
+            float *quads = to->quads == 0 ? 0 : to->quads + 2 * panel * next + first * 4;
+            forward_tile(from->width + 1, from->groups + first * columns_of(from), weights, group, quads, next);
         }
     }
 }
 
-// Softmax and the mean cross-entropy of four examples: adds to the score, and writes the gradient.
-static void answer(const sheet *last, const float *logits, float *slopes, const int32_t *labels, uint32_t live, float share, score *told) {
+// Four examples: `live` of them count, each by its share of the batch.
+typedef struct {
+    const float *logits;  // [outputs][4]
+    float *slopes;        // of the same shape
+    int32_t labels[GROUP];
+    uint32_t live;
+    float share;
+} question;
+
+// Softmax and cross-entropy: adds to the score, and writes the gradient of the batch's mean.
+static void answer(const question *four_of, uint32_t outputs, score *told) {
+    const float *logits = four_of->logits;
+    float *slopes = four_of->slopes;
     f4 most = load(logits), sum = four(0);
     i4 best = {0};
-    for (uint32_t k = 1; k < last->size; k++) {
-        const f4 logit = load(logits + k * 4);
-        const i4 is_more = logit > most, here = {(int)k, (int)k, (int)k, (int)k};
+    for (int k = 1; k < (int)outputs; k++) {
+        const f4 logit = load(logits + k * GROUP);
+        const i4 is_more = logit > most;
         most = select(is_more, logit, most);
-        best = (is_more & here) | (~is_more & best);
+        best = (is_more & k) | (~is_more & best);
     }
-    for (uint32_t k = 0; k < last->size; k++) {
-        const f4 part = exp_of_four(load(logits + k * 4) - most);
-        store(slopes + k * 4, part);
+    for (uint32_t k = 0; k < outputs; k++) {
+        const f4 part = exp_of_four(load(logits + k * GROUP) - most);
+        store(slopes + k * GROUP, part);
         sum += part;
     }
-    const i4 lanes = {0, 1, 2, 3}, is_live = lanes < (int)live;
-    const f4 scale = select(is_live, share / sum, four(0));
-    for (uint32_t k = 0; k < last->size; k++) store(slopes + k * 4, load(slopes + k * 4) * scale);
-    for (uint32_t row = 0; row < live; row++) {
-        const uint32_t label = (uint32_t)labels[row];
-        told->loss += log_of(sum[row]) + (most[row] - logits[label * 4 + row]);
-        told->hits += (uint32_t)best[row] == label;
-        slopes[label * 4 + row] -= share;
+    const i4 lanes = {0, 1, 2, 3};
+    const f4 scale = select(lanes < (int)four_of->live, four_of->share / sum, four(0));
+    for (uint32_t k = 0; k < outputs; k++) store(slopes + k * GROUP, load(slopes + k * GROUP) * scale);
+    for (uint32_t row = 0; row < four_of->live; row++) {
+        const int32_t label = four_of->labels[row];
+        told->loss += log_of(sum[row]) + (most[row] - logits[label * GROUP + (int)row]);
+        told->hits += best[row] == label;
+        slopes[label * GROUP + (int)row] -= four_of->share;
     }
 }
 
 static void answer_all(const network *net, const examples *data, const uint32_t *places, uint32_t count, score *told) {
     const sheet *last = &net->sheets[net->depth];
     for (uint32_t first = 0; first < count; first += GROUP) {
-        const uint32_t live = count - first < GROUP ? count - first : GROUP;
-        int32_t labels[GROUP];
-        for (uint32_t row = 0; row < live; row++) labels[row] = data->labels[places[first + row]];
-        float *slopes = last->slope_groups + first * last->width;
-        answer(last, last->groups + first * (last->width + 4), slopes, labels, live, 1 / (float)count, told);
+        question each = {.logits = last->groups + first * columns_of(last), .slopes = last->slope_groups + first * last->width};
+        each.live = count - first < GROUP ? count - first : GROUP;
+        each.share = 1 / (float)count;
+        for (uint32_t row = 0; row < each.live; row++) each.labels[row] = data->labels[places[first + row]];
+        answer(&each, last->size, told);
         for (uint32_t k = 0; k < last->width; k += 4) {
             float *panel = last->slope_panels + (k / PANEL * net->rows + first) * PANEL + k % PANEL;
-            float turned[16];
-            store_turned(turned, load(slopes + k * 4), load(slopes + k * 4 + 4), load(slopes + k * 4 + 8), load(slopes + k * 4 + 12));
-            for (int row = 0; row < GROUP; row++) store(panel + row * PANEL, load(turned + row * 4));
+            const float *slopes = each.slopes + k * GROUP;
+            store_turned(panel, PANEL, load(slopes), load(slopes + 4), load(slopes + 8), load(slopes + 12));
         }
     }
 }
 
-ON_ITS_OWN void backward_tile(uint32_t steps, const float *slopes, const float *turned, const float *quads, uint32_t quad, float *to_panel, float *to_group) {
-    tile sums = multiply(steps, slopes, turned);
-    for (int row = 0; row < GROUP; row++)
-        for (int half = 0; half < 2; half++) {
-            sums.at[2 * row + half] = select(load(quads + (uint32_t)half * quad + row * 4) > 0.0f, sums.at[2 * row + half], four(0));
-            store(to_panel + row * PANEL + half * 4, sums.at[2 * row + half]);
-        }
-    if (to_group == 0) return;
-    for (int half = 0; half < 2; half++)
-        store_turned(to_group + half * 16, sums.at[half], sums.at[2 + half], sums.at[4 + half], sums.at[6 + half]);
+// values: of which those at 0 have let no gradient through. group: none where no layer below needs it.
+ON_ITS_OWN void backward_tile(uint32_t steps, const float *from, const float *turned, const float *values, uint32_t next,
+                              float *panel, float *group) {
+    tile sums = multiply(steps, from, turned);
+    for (int k = 0; k < 8; k++) {
+        sums.at[k] = select(load(values + k % 2 * next + k / 2 * 4) > 0.0f, sums.at[k], four(0));
+        store(panel + k * 4, sums.at[k]);
+    }
+    if (group != 0) store_group(group, &sums);
 }
 
-static void turn(const network *net, uint32_t place) {
-    const sheet *from = &net->sheets[place], *to = from + 1;
-    const layer *of = &net->layers[place];
+static void turn(const layer *of, const sheet *from, const sheet *to) {
     for (uint32_t output = 0; output < to->width; output += 4)
         for (uint32_t input = 0; input < from->width; input += 4) {
-            const float *weights = of->weights + (output / PANEL * (from->width + 4) + input) * PANEL + output % PANEL;
+            const float *block = of->weights + (output / PANEL * columns_of(from) + input) * PANEL + output % PANEL;
             float *turned = of->turned + (input / PANEL * to->width + output) * PANEL + input % PANEL;
-            float block[16];
-            store_turned(block, load(weights), load(weights + PANEL), load(weights + 2 * PANEL), load(weights + 3 * PANEL));
-            for (int row = 0; row < 4; row++) store(turned + row * PANEL, load(block + row * 4));
+            store_turned(turned, PANEL, load(block), load(block + PANEL), load(block + 2 * PANEL), load(block + 3 * PANEL));
         }
 }
 
 static void backward(const network *net, uint32_t place, uint32_t count) {
     const sheet *to = &net->sheets[place], *from = to + 1;
-    const uint32_t quad = net->rows * 4;
-    turn(net, place);
-    for (uint32_t panel = 0; panel < panels_of(to); panel++) {
-        const float *turned = net->layers[place].turned + panel * from->width * PANEL;
+    const layer *of = &net->layers[place];
+    const uint32_t next = size_of_quad(net);
+    turn(of, to, from);
+    for (uint32_t panel = 0; panel < panels_of(to); panel++)
         for (uint32_t first = 0; first < count; first += GROUP) {
+            const float *turned = of->turned + panel * from->width * PANEL;
+            const float *values = to->quads + 2 * panel * next + first * 4;
+            float *slopes = to->slope_panels + (panel * net->rows + first) * PANEL;
             float *group = to->slope_groups == 0 ? 0 : to->slope_groups + first * to->width + panel * PANEL * GROUP;
-            const float *quads = to->quads + 2 * panel * quad + first * 4;
-            float *to_panel = to->slope_panels + (panel * net->rows + first) * PANEL;
-            backward_tile(from->size, from->slope_groups + first * from->width, turned, quads, quad, to_panel, group);
+            backward_tile(from->size, from->slope_groups + first * from->width, turned, values, next, slopes, group);
         }
-    }
 }
 
-// The gradient by four inputs' weights to eight outputs, and what the rule makes of it.
-ON_ITS_OWN void update_tile(uint32_t steps, const float *quad, const float *slopes, float *weights, float *velocities, const float *starts, const rule *how) {
+// A step of four inputs' weights to eight outputs; velocities, starts: none where they do not count.
+ON_ITS_OWN void update_tile(uint32_t steps, const float *quad, const float *slopes, float *weights, float *velocities,
+                            const float *starts, const rule *how) {
     tile sums = multiply(steps, quad, slopes);
     if (how->weight_decay != 0)
         for (int k = 0; k < 8; k++) sums.at[k] += load(weights + k * 4) * how->weight_decay;
@@ -155,10 +171,11 @@ static void update(const network *net, uint32_t place, uint32_t count) {
     const uint32_t steps = (count + GROUP - 1) / GROUP * GROUP;
     for (uint32_t panel = 0; panel < panels_of(to); panel++)
         for (uint32_t quad = 0; quad < quads_of(from); quad++) {
-            const uint32_t at = (panel * (from->width + 4) + quad * 4) * PANEL;
+            const float *values = from->quads + quad * size_of_quad(net), *slopes = to->slope_panels + panel * net->rows * PANEL;
+            const uint32_t at = (panel * columns_of(from) + quad * 4) * PANEL;
             float *velocities = of->velocities == 0 ? 0 : of->velocities + at;
             const float *starts = of->starts == 0 ? 0 : of->starts + at;
-            update_tile(steps, from->quads + quad * net->rows * 4, to->slope_panels + panel * net->rows * PANEL, of->weights + at, velocities, starts, &net->rule);
+            update_tile(steps, values, slopes, of->weights + at, velocities, starts, &net->rule);
         }
 }
 

@@ -46,7 +46,7 @@ static bool read_one(const char *what, json *from, tensor *one, uint64_t begin, 
     if (one->dtype.size == 0 || !has_shape || offsets[1] == UINT64_MAX)
         return fail("%s: tensor %t lacks a dtype, a shape or data_offsets", what, one->name);
     if (offsets[0] != begin || offsets[1] < begin)
-        return fail("%s: tensor %t does not begin where the one before it ends, at %u", what, one->name, begin);
+        return fail("%s: tensor %t does not begin where the one before it ends, at %l", what, one->name, begin);
     one->size = offsets[1] - begin;
     *end = offsets[1];
     return true;
@@ -56,7 +56,7 @@ static bool read_one(const char *what, json *from, tensor *one, uint64_t begin, 
 static bool check(const char *what, const tensor *one) {
     if (!same(one->dtype, text_of("F32")) && !same(one->dtype, text_of("I32"))) return true;
     if (one->count > MOST_COUNT || one->count * 4 != one->size)
-        return fail("%s: tensor %t has %u bytes, which is not what its shape needs", what, one->name, one->size);
+        return fail("%s: tensor %t has %l bytes, which is not what its shape needs", what, one->name, one->size);
     if ((uintptr_t)one->bytes % 4 != 0) return fail("%s: tensor %t does not begin on a multiple of 4 bytes", what, one->name);
     return true;
 }
@@ -64,7 +64,8 @@ static bool check(const char *what, const tensor *one) {
 bool read_tensors(const char *what, char *blob, uint32_t size, tensors *found) {
     uint64_t header = 0;
     for (uint32_t k = 0; k < 8 && k < size; k++) header |= (uint64_t)(unsigned char)blob[k] << 8 * k;
-    if (size < 8 || header > size - 8) return fail("%s is no safetensors: its header is longer than the %u bytes that there are", what, (uint64_t)size);
+    if (size < 8 || header > size - 8)
+        return fail("%s is no safetensors: its header is longer than the %u bytes that there are", what, size);
     json from = json_of((text){blob + 8, (uint32_t)header});
     const uint64_t room = size - 8 - header;
     uint32_t most;
@@ -82,12 +83,12 @@ bool read_tensors(const char *what, char *blob, uint32_t size, tensors *found) {
         tensor *one = &found->list[found->count++];
         *one = (tensor){.name = name, .bytes = blob + 8 + header + begin};
         if (!read_one(what, &from, one, begin, &end)) return false;
-        if (end > room) return fail("%s: tensor %t ends beyond the %u bytes that there are", what, name, room);
+        if (end > room) return fail("%s: tensor %t ends beyond the %l bytes that there are", what, name, room);
         if (!from.has_failed && !check(what, one)) return false;
         begin = end;
     }
     if (!json_is_whole(&from)) return fail("%s is no safetensors: its header is no JSON object of tensors", what);
-    if (begin != room) return fail("%s has %u bytes after its last tensor", what, room - begin);
+    if (begin != room) return fail("%s has %l bytes after its last tensor", what, room - begin);
     return true;
 }
 

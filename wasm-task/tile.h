@@ -1,8 +1,9 @@
 // Four numbers at a time, and the product of which all else is made.
 //
-// Shaped for Wasmtime's compiler, Cranelift, as measured: it hoists the loads of a basic block above its arithmetic, so that plain
-// unrolled loops spill, and it does not fold a load into a broadcast. Hence one load of four values whose lanes are spread by
-// shuffles, and a test after each step, which keeps blocks small; a loop's end, where it looks at the clock, comes every 8th step.
+// Shaped for Wasmtime's compiler, Cranelift, as measured: it hoists the loads of a basic block above its arithmetic, so that
+// plain unrolled loops spill, and it does not fold a load into a broadcast. Hence one load of four values whose lanes are spread
+// by shuffles, and a test after each step, which keeps blocks small; the loop's end, where it looks whether its time is up, comes
+// every 8th step.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -31,14 +32,14 @@ ALWAYS_INLINE f4 select(i4 condition, f4 yes, f4 no) {
     return (f4)((condition & (i4)yes) | (~condition & (i4)no));
 }
 
-// Columns of four rows as rows: to[k][r] = row r's k-th value.
-ALWAYS_INLINE void store_turned(float *to, f4 a, f4 b, f4 c, f4 d) {
+// Stores four rows as four columns: each of the four that are stored has one value of each row, and begins `next` after the last.
+ALWAYS_INLINE void store_turned(float *to, uint32_t next, f4 a, f4 b, f4 c, f4 d) {
     const f4 ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
     const f4 cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
     store(to, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
-    store(to + 4, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
-    store(to + 8, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
-    store(to + 12, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+    store(to + next, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+    store(to + 2 * next, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+    store(to + 3 * next, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
 }
 
 // Four rows of eight columns: at[2 * row] has a row's first four, at[2 * row + 1] its last four.
