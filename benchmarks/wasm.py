@@ -38,7 +38,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="espalier-bench-") as scratch:
         folder = Path(scratch)
         say("building the Propeller guest and plain C")
-        guests = {"fl/1": found_here("", Limits(), folder).wasm, "propeller": built("propeller", folder)}
+        guests = {"fl/1": found_here("", Limits(), folder).wasm, "propeller": built("propeller")}
         rows = [*epochs(guests["fl/1"], folder, TURNS, PICTURES), call(guests["fl/1"], folder, CALLS)]
         rows += json_abi(guests, folder, TURNS)
     return report(rows, "peer", arguments.json, on)

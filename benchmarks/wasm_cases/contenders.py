@@ -28,8 +28,8 @@ def in_sandbox(module: bytes, cache_dir: Path) -> Contender:
     """Train as a site does, from the arrays and back: copies in and out, and the module's start, are in the time."""
     limits = Limits()
 
-    def contend(fit: Fit) -> None:
-        run_module(module, fit.task, limits, cache_dir)
+    def contend(fit: Fit) -> float:
+        return run_module(module, fit.task, limits, cache_dir).metrics["loss"]
 
     return contend
 
@@ -38,11 +38,11 @@ def in_torch() -> Contender:
     """Train by the loop of our torch workloads, without a data loader."""
     torch.set_num_threads(1)
 
-    def contend(fit: Fit) -> None:
+    def contend(fit: Fit) -> float:
         inputs, hidden, classes = fit.sizes
         network = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes))
         examples = Examples(fit.examples.x, fit.examples.labels.astype(np.int64))
-        training.train(training.load(network, fit.arrays), examples, fit.config, {}, SITE)
+        return training.train(training.load(network, fit.arrays), examples, fit.config, {}, SITE).metrics["loss"]
 
     return contend
 
@@ -55,13 +55,13 @@ def in_plain_c(folder: Path) -> Contender:
     native = ctypes.CDLL(str(library)).fit
     native.restype = ctypes.c_float
 
-    def contend(fit: Fit) -> None:
+    def contend(fit: Fit) -> float:
         weights = [np.ascontiguousarray(values.T) for values in fit.arrays.values()]
         count, random = len(fit.examples), np.random.default_rng(1)
         order = np.concatenate([random.permutation(count) for _ in range(fit.epochs)]).astype(np.int32)
         data = [_at(fit.examples.x), _at(fit.examples.labels.astype(np.int32)), _at(order)]
         rates = ctypes.c_float(fit.lr), ctypes.c_float(MOMENTUM)
-        native(count, *fit.sizes, *data, fit.epochs, fit.batch_size, *rates, *map(_at, weights))
+        return float(native(count, *fit.sizes, *data, fit.epochs, fit.batch_size, *rates, *map(_at, weights)))
 
     return contend
 

@@ -66,7 +66,7 @@ static float softmax(int rows, int classes, const int *labels, float *z) {
     return loss;
 }
 
-// Two layers; w1 [in][hidden], w2 [hidden][classes]. order: count * epochs places. Gives the last epoch's mean loss.
+// Two layers; w1 [in][hidden], w2 [hidden][classes]. order: count * epochs places. Gives the mean loss, as the model met each example.
 float fit(int count, int in, int hidden, int classes, const float *x, const int *labels, const int *order, int epochs, int size,
           float lr, float momentum, float *w1, float *b1, float *w2, float *b2) {
     float *batch = malloc(sizeof(float) * size * in), *h = malloc(sizeof(float) * size * hidden), *z = malloc(sizeof(float) * size * classes);
@@ -76,7 +76,6 @@ float fit(int count, int in, int hidden, int classes, const float *x, const int 
     float *u1 = calloc(hidden, sizeof(float)), *u2 = calloc(classes, sizeof(float)), loss = 0;
     int *y = malloc(sizeof(int) * size);
     for (int epoch = 0; epoch < epochs; epoch++) {
-        loss = 0;
         for (int start = 0; start < count; start += size) {
             const int rows = count - start < size ? count - start : size;
             for (int r = 0; r < rows; r++) {
@@ -100,5 +99,5 @@ float fit(int count, int in, int hidden, int classes, const float *x, const int 
     float *own[] = {batch, h, z, dh, w2t, g1, g2, v1, v2, u1, u2};
     for (size_t k = 0; k < sizeof own / sizeof *own; k++) free(own[k]);
     free(y);
-    return loss / (float)count;
+    return loss / ((float)count * (float)epochs);
 }
