@@ -133,8 +133,9 @@ def test_stderr_is_kept_to_its_end_and_shown_where_a_module_fails() -> None:
     assert len(calls.stderr) == KEPT_STDERR_BYTES
     assert calls.stderr.endswith(b"xlast words")
     with pytest.raises(TaskFailed) as told:
-        run(says(update(), b"y" * 5000 + b"\xff no lr \n", exits(1)))
-    assert str(told.value) == "the module ended with exit code 1; on stderr: " + "y" * 1993 + "\N{REPLACEMENT CHARACTER} no lr"
+        run(says(update(), b"panic: " + b"y" * 5000 + b"\xff no lr \n", exits(1)))
+    shown = str(told.value).removeprefix("the module ended with exit code 1; on stderr: ")
+    assert shown == "panic: " + "y" * 993 + "\n…\n" + "y" * 993 + "\N{REPLACEMENT CHARACTER} no lr"
 
 
 def test_it_has_no_files_no_input_and_no_other_output() -> None:

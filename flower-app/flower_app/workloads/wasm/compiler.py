@@ -115,11 +115,14 @@ def _loaded(native: bytes | None) -> wasmtime.Module | None:
 
 
 def _environment() -> dict[str, str]:
-    """Give what the child's Python needs. Arenas and threads are few, for each takes address space, which is limited."""
+    """Give what the child's Python needs: it finds packages where this one does.
+
+    Arenas and threads are few, for each takes address space, which is limited.
+    """
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}
     threads = str(min(MOST_THREADS, os.cpu_count() or 1))
     few = {"RAYON_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    return {**kept, **few, "PYTHONPATH": str(APP)}
+    return {**kept, **few, "PYTHONPATH": os.pathsep.join([str(APP), *filter(os.path.isabs, sys.path)])}
 
 
 def _failure(code: int, said: str, bounds: Bounds) -> Exception:

@@ -118,8 +118,9 @@ def _dumps(value: object) -> str:
 
 
 def _said(calls: HostCalls) -> str:
+    """Give how it began and how it ended: Go says why it panics first, others last."""
     text = calls.stderr.decode(errors="replace").strip()
-    return f"; on stderr: {cleaned(text[-SHOWN_STDERR:], SHOWN_STDERR)}" if text else ""
+    return f"; on stderr: {cleaned(text, SHOWN_STDERR)}" if text else ""
 
 
 def _see_whose_it_is(update: Mapping[str, Any], told: Mapping[str, str]) -> None:
