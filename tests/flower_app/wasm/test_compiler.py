@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from flower_app.workloads.wasm import compiler, native_code
 from flower_app.workloads.wasm import engine as engines
@@ -170,6 +173,21 @@ def test_the_child_is_the_app_of_the_parent_also_where_it_is_unpacked_and_not_in
     command = [sys.executable, "-c", script, str(app), str(tmp_path / "module")]
     told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert told.stderr.splitlines()[-1].endswith("ModuleInvalid: the module has 0 imports and 4 exports; a site takes 3 in all")
+
+
+def test_a_clientapp_that_is_killed_takes_its_compiler_along() -> None:
+    script = (
+        "from flower_app.workloads.wasm.compiler import Bounds, compile_module;"
+        "from tests.flower_app.wasm.bomb import compile_bomb; compile_module(compile_bomb(2000, 20_000), Bounds())"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], start_new_session=True) as clientapp:
+        leader, until = psutil.Process(clientapp.pid), time.monotonic() + 60
+        while not (children := leader.children()) and time.monotonic() < until:
+            time.sleep(0.01)
+        os.killpg(clientapp.pid, signal.SIGKILL)
+    assert len(children) == 1
+    _, left = psutil.wait_procs(children, timeout=5)
+    assert [each for each in left if each.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_the_child_is_told_nothing_of_its_parents_environment(monkeypatch: pytest.MonkeyPatch) -> None:

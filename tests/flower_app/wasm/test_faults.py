@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+import textwrap
 import threading
 from pathlib import Path
 
@@ -57,6 +60,19 @@ def test_the_memory_of_a_module_is_free_again_when_it_has_been_stopped() -> None
         run_module(fl1(fills), task(), limits, None)
     gc.collect()
     assert process.memory_info().rss < before + (50 << 20)
+
+
+def test_a_process_without_addresses_for_a_module_says_so() -> None:
+    script = """
+        import resource
+        from flower_app.workloads.wasm.sandbox import run_module
+        from tests.flower_app.wasm.guests import SMALL, fl1, task
+        run_module(fl1(), task(), SMALL, None)
+        resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+        run_module(fl1(), task(), SMALL, None)
+    """
+    told = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert "TaskMemory: this process is given too few addresses for a module, which takes 4 GB of them: mmap" in told.stderr
 
 
 def test_no_thread_is_left_when_no_module_runs() -> None:

@@ -82,21 +82,21 @@ class Instance:
             return TaskStackOverflow(f"the module recursed through the {STACK_BYTES // MB} MB of stack that it is given")
         frames = trap.frames[:1]
         place = " in " + cleaned(frames[0].func_name, 100) if frames and frames[0].func_name else ""
-        return TaskTrap(
-            f"the module trapped{place}: {cleaned(trap.message.strip().splitlines()[-1].lstrip(' 0123456789:'), 200)}"
-        )
+        return TaskTrap(f"the module trapped{place}: {innermost(trap.message)}")
 
     def _refused(self, text: str) -> TaskFault:
         """Say why wasmtime has stopped it: in a call of the host, which has a backtrace, or before it began."""
         limits = self.limits
         if text.startswith("error while executing"):
-            if "exit status" in text:
+            if innermost(text).startswith("exit with invalid exit status"):
                 return TaskFailed("the module ended itself with an exit code outside 0..125")
             return HostCallAbused(f"the module called the host with what leads nowhere: {innermost(text)}")
-        if "table" in text:
+        if text.startswith("mmap failed"):
+            return TaskMemory(f"this process is given too few addresses for a module, which takes 4 GB of them: {reason(text)}")
+        if text.startswith(("table minimum", "resource limit exceeded: table")):
             given = f"{limits.table_elements} elements in each of {MOST_TABLES} tables"
             return TaskTable(f"the module needs more than the {given} that it is given: {reason(text)}")
-        if "memory" in text and "import" not in text:
+        if text.startswith("memory minimum"):
             given = f"{limits.memory_bytes / MB:g} MB that it is given (wasm-memory-mb)"
             return TaskMemory(f"the module does not fit the {given}: {reason(text)}")
         return ModuleInvalid(f"the module cannot be started: {reason(text)}")
