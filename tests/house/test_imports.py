@@ -49,7 +49,13 @@ def test_what_flower_starts_knows_no_database_and_no_rest(room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "owner"), [("psycopg", "db"), ("psycopg_pool", "db"), ("torch", "flower-app/flower_app/workloads")]
+    ("package", "owner"),
+    [
+        ("psycopg", "db"),
+        ("psycopg_pool", "db"),
+        ("torch", "flower-app/flower_app/workloads"),
+        ("wasmtime", "flower-app/flower_app/workloads/wasm"),
+    ],
 )
 def test_a_package_is_imported_in_one_place(package: str, owner: str) -> None:
     rooms = ("admin-server", "client-server", "control-plane", "db", "flower-app", "flower-runtime")
