@@ -22,6 +22,11 @@ static void put_whole(int32_t number) {
     put_count(&words, (uint64_t)(number < 0 ? -(int64_t)number : number));
 }
 
+static void put_size(double number) {
+    if (number * 0 == 0) put_number(&words, number);
+    else put_words(&words, number < 0 ? "-infinity" : "infinity");
+}
+
 bool fail(const char *form, ...) {
     va_list args;
     va_start(args, form);
@@ -37,7 +42,7 @@ bool fail(const char *form, ...) {
             case 'u': put_count(&words, va_arg(args, uint32_t)); break;
             case 'l': put_count(&words, va_arg(args, uint64_t)); break;
             case 'd': put_whole(va_arg(args, int32_t)); break;
-            default: put_number(&words, va_arg(args, double));
+            default: put_size(va_arg(args, double));
         }
     }
     va_end(args);

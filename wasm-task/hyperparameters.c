@@ -29,9 +29,10 @@ static bool check(const setting *one, bool needs_all) {
     if (needs_all && !one->is_told) return fail("the hyperparameters have no %s", one->name);
     const bool is_fine = one->value >= one->least && one->value <= one->most;
     if (is_fine && !(one->is_whole && one->value != (double)(uint64_t)one->value)) return true;
-    const char *kind = one->is_whole ? "a whole number" : "a number";
-    if (one->value * 0 != 0) return fail("%s needs to be %s from %g to %g", one->name, kind, one->least, one->most);
-    return fail("%s needs to be %s from %g to %g, got %g", one->name, kind, one->least, one->most, one->value);
+    if (!one->is_whole)
+        return fail("%s needs to be a number from %g to %g, got %g", one->name, one->least, one->most, one->value);
+    const uint64_t least = (uint64_t)one->least, most = (uint64_t)one->most;
+    return fail("%s needs to be a whole number from %l to %l, got %g", one->name, least, most, one->value);
 }
 
 bool read_hyperparameters(text told, bool needs_all, hyperparameters *read) {

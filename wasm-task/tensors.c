@@ -8,7 +8,7 @@
 
 static uint64_t read_whole(json *from) {
     const double number = json_number(from);
-    return number >= 0 && number <= 0x1p53 ? (uint64_t)number : UINT64_MAX;
+    return number >= 0 && number <= 0x1p53 && number == (double)(uint64_t)number ? (uint64_t)number : UINT64_MAX;
 }
 
 static void read_shape(json *from, tensor *one) {
@@ -64,12 +64,11 @@ static bool check(const char *what, const tensor *one) {
 bool read_tensors(const char *what, char *blob, uint32_t size, tensors *found) {
     uint64_t header = 0;
     for (uint32_t k = 0; k < 8 && k < size; k++) header |= (uint64_t)(unsigned char)blob[k] << 8 * k;
-    if (size < 8 || header > size - 8)
-        return fail("%s is no safetensors: its header is longer than the %u bytes that there are", what, size);
+    if (size < 8 || header > size - 8) return fail("%s: the header is longer than the %u bytes that there are", what, size);
     json from = json_of((text){blob + 8, (uint32_t)header});
     const uint64_t room = size - 8 - header;
     uint32_t most;
-    if (!json_count(from, &most)) return fail("%s is no safetensors: its header is no JSON object of tensors", what);
+    if (!json_count(from, &most)) return fail("%s: the header is no JSON object of tensors", what);
     *found = (tensors){0, allocate((most + (uint64_t)1) * sizeof(tensor))};
     if (found->list == 0) return fail_for_memory("the list of tensors");
     uint64_t begin = 0;
@@ -87,8 +86,8 @@ bool read_tensors(const char *what, char *blob, uint32_t size, tensors *found) {
         if (!from.has_failed && !check(what, one)) return false;
         begin = end;
     }
-    if (!json_is_whole(&from)) return fail("%s is no safetensors: its header is no JSON object of tensors", what);
-    if (begin != room) return fail("%s has %l bytes after its last tensor", what, room - begin);
+    if (!json_is_whole(&from)) return fail("%s: the header is no JSON object of tensors", what);
+    if (begin != room) return fail("%s: %l bytes follow the last tensor", what, room - begin);
     return true;
 }
 
