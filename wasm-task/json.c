@@ -2,7 +2,7 @@
 
 #include "decimal.h"
 
-enum { DEEPEST = 32, MOST_DIGITS = 19, MOST_EXPONENT = 9999 };
+enum { DEEPEST = 32, MOST_EXPONENT = 9999 };
 
 static void fail_here(json *from) {
     from->at = from->end;
@@ -78,7 +78,7 @@ text json_string(json *from) {
     return from->has_failed ? (text){first, 0} : found;
 }
 
-// What a run of digits adds to a number whose first digits are known; those that a double has no room for count as zeros.
+// The digits of a number, those that 64 bits have no room for left out; count: of the last run of digits.
 typedef struct {
     uint64_t digits;
     int left_out, count;
@@ -102,7 +102,8 @@ static int take_exponent(json *from) {
     return is_negative ? -size : size;
 }
 
-// Within 4 units of a double's last place, and exact below 2**53 with 22 places or fewer.
+// The nearest double where the digits are below 2**53 and the exponent is 22 at most; else a few units of its last place away,
+// which is nothing to a float32.
 double json_number(json *from) {
     skip_space(from);
     const bool is_negative = takes(from, '-'), begins_with_zero = is_next(from, '0');
@@ -149,11 +150,8 @@ void json_skip(json *from) {
 
 bool json_count(json from, uint32_t *count) {
     *count = 0;
-    skip_space(&from);
-    const bool is_object = is_next(&from, '{');
-    const char open = is_object ? '{' : '[', close = is_object ? '}' : ']';
-    for (json_open(&from, open); json_next(&from, close); ++*count) {
-        if (is_object) json_key(&from);
+    for (json_open(&from, '{'); json_next(&from, '}'); ++*count) {
+        json_key(&from);
         json_skip(&from);
     }
     return !from.has_failed;

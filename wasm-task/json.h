@@ -25,5 +25,5 @@ text json_key(json *);
 text json_string(json *);  // what stands between the quotes, with its escapes
 double json_number(json *);
 void json_skip(json *);
-bool json_count(json, uint32_t *count);  // of the values of the object or array that begins here; is it whole?
+bool json_count(json, uint32_t *count);  // of the keys of the object that begins here; is it whole?
 bool json_is_whole(json *);              // all is read, and was as asked for

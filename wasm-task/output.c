@@ -2,7 +2,7 @@
 
 #include "decimal.h"
 
-enum { DIGITS = 9, LEAST_FIXED = -5 };
+enum { DIGITS = 9, LEAST_FIXED = -4 };
 
 void put_char(output *to, char letter) {
     if (to->size == to->room) {
@@ -62,7 +62,7 @@ static text digits_of(double number, char digits[DIGITS], int *exponent) {
     return (text){digits, size};
 }
 
-// As C's %.9g has it.
+// As C's %.9g has it, but for a zero in front of an exponent of one digit.
 void put_number(output *to, double number) {
     const bool is_negative = number < 0 || (number == 0 && 1 / number < 0);
     if (is_negative) put_char(to, '-');

@@ -37,7 +37,7 @@ ALWAYS_INLINE void store_group(float *group, const tile *of) {
         store_turned(group + half * 16, GROUP, of->at[half], of->at[2 + half], of->at[4 + half], of->at[6 + half]);
 }
 
-// quads: none behind the last layer, after which there is no ReLU either.
+// quads: none behind the last layer, after which there is no ReLU either; next: from a quad to the next one.
 ON_ITS_OWN void forward_tile(uint32_t steps, const float *from, const float *weights, float *group, float *quads, uint32_t next) {
     tile sums = multiply(steps, from, weights);
     if (quads != 0)
@@ -61,54 +61,53 @@ static void forward(const network *net, uint32_t place, uint32_t count) {
     }
 }
 
-// Four examples: `live` of them count, each by its share of the batch.
+// What the last layer says of four examples: `live` of them count, each by its share of the batch.
 typedef struct {
     const float *logits;  // [outputs][4]
     float *slopes;        // of the same shape
     int32_t labels[GROUP];
     uint32_t live;
     float share;
-} question;
+} last_group;
 
-// Softmax and cross-entropy: adds to the score, and writes the gradient of the batch's mean.
-static void answer(const question *four_of, uint32_t outputs, score *told) {
-    const float *logits = four_of->logits;
-    float *slopes = four_of->slopes;
-    f4 most = load(logits), sum = four(0);
+// Adds softmax's cross-entropy and the hits to the score, and writes the gradient of the batch's mean.
+static void softmax_group(const last_group *of, uint32_t outputs, score *told) {
+    f4 most = load(of->logits), sum = four(0);
     i4 best = {0};
     for (int k = 1; k < (int)outputs; k++) {
-        const f4 logit = load(logits + k * GROUP);
+        const f4 logit = load(of->logits + k * GROUP);
         const i4 is_more = logit > most;
         most = select(is_more, logit, most);
         best = (is_more & k) | (~is_more & best);
     }
     for (uint32_t k = 0; k < outputs; k++) {
-        const f4 part = exp_of_four(load(logits + k * GROUP) - most);
-        store(slopes + k * GROUP, part);
+        const f4 part = exp_of_four(load(of->logits + k * GROUP) - most);
+        store(of->slopes + k * GROUP, part);
         sum += part;
     }
     const i4 lanes = {0, 1, 2, 3};
-    const f4 scale = select(lanes < (int)four_of->live, four_of->share / sum, four(0));
-    for (uint32_t k = 0; k < outputs; k++) store(slopes + k * GROUP, load(slopes + k * GROUP) * scale);
-    for (uint32_t row = 0; row < four_of->live; row++) {
-        const int32_t label = four_of->labels[row];
-        told->loss += log_of(sum[row]) + (most[row] - logits[label * GROUP + (int)row]);
-        told->hits += best[row] == label;
-        slopes[label * GROUP + (int)row] -= four_of->share;
+    const f4 scale = select(lanes < (int)of->live, of->share / sum, four(0));
+    for (uint32_t k = 0; k < outputs; k++) store(of->slopes + k * GROUP, load(of->slopes + k * GROUP) * scale);
+    for (uint32_t row = 0; row < of->live; row++) {
+        const uint32_t place = (uint32_t)of->labels[row] * GROUP + row;
+        told->loss += log_of(sum[row]) + (most[row] - of->logits[place]);
+        told->hits += best[row] == of->labels[row];
+        of->slopes[place] -= of->share;
     }
 }
 
-static void answer_all(const network *net, const examples *data, const uint32_t *places, uint32_t count, score *told) {
+static void softmax(const network *net, const examples *data, const uint32_t *places, uint32_t count, score *told) {
     const sheet *last = &net->sheets[net->depth];
     for (uint32_t first = 0; first < count; first += GROUP) {
-        question each = {.logits = last->groups + first * columns_of(last), .slopes = last->slope_groups + first * last->width};
-        each.live = count - first < GROUP ? count - first : GROUP;
-        each.share = 1 / (float)count;
-        for (uint32_t row = 0; row < each.live; row++) each.labels[row] = data->labels[places[first + row]];
-        answer(&each, last->size, told);
+        last_group group = {.logits = last->groups + first * columns_of(last),
+                            .slopes = last->slope_groups + first * last->width};
+        group.live = count - first < GROUP ? count - first : GROUP;
+        group.share = 1 / (float)count;
+        for (uint32_t row = 0; row < group.live; row++) group.labels[row] = data->labels[places[first + row]];
+        softmax_group(&group, last->size, told);
         for (uint32_t k = 0; k < last->width; k += 4) {
             float *panel = last->slope_panels + (k / PANEL * net->rows + first) * PANEL + k % PANEL;
-            const float *slopes = each.slopes + k * GROUP;
+            const float *slopes = group.slopes + k * GROUP;
             store_turned(panel, PANEL, load(slopes), load(slopes + 4), load(slopes + 8), load(slopes + 12));
         }
     }
@@ -182,7 +181,7 @@ static void update(const network *net, uint32_t place, uint32_t count) {
 void step(const network *net, const examples *data, const uint32_t *places, uint32_t count, score *told) {
     gather(net, data, places, count);
     for (uint32_t k = 0; k < net->depth; k++) forward(net, k, count);
-    answer_all(net, data, places, count, told);
+    softmax(net, data, places, count, told);
     for (uint32_t k = net->depth; k-- > 0;) {
         if (k > 0) backward(net, k, count);
         update(net, k, count);

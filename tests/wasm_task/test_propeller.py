@@ -101,7 +101,7 @@ def test_what_propeller_need_not_say_may_be_missing(tmp_path: Path) -> None:
         ({"HYPERPARAMS": {"lr": -1}}, "lr needs to be a number from 0 to 3.40282347e38, got -1"),
         ({"HYPERPARAMS": {"nesterov": 1}}, "the hyperparameters have a key that is not known: nesterov"),
         ({"MODEL_DATA": "["}, "MODEL_DATA is no JSON object"),
-        ({"MODEL_DATA": [1]}, "MODEL_DATA is no JSON object of lists of numbers"),
+        ({"MODEL_DATA": [1]}, "MODEL_DATA is no JSON object"),
         ({"MODEL_DATA": {"w": 1}}, "MODEL_DATA: array w is no list of numbers"),
         ({"MODEL_DATA": {"w": [[1], [2]]}}, "MODEL_DATA: array w is no list of numbers"),
         ({"MODEL_DATA": {"w": [1, 2]}}, "array w is no .weight and no .bias of a linear layer"),
