@@ -1,4 +1,4 @@
-"""Who trains: a module in the sandbox, torch with one thread, plain C that knows this machine."""
+"""Who trains: a module in the sandbox, PyTorch with one thread, plain C that knows this machine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from flower_app.workloads.wasm.sandbox import run_module
 from flower_app.workloads.wasm.task import Limits
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from benchmarks.wasm_cases.fits import Contender, Fit
 
@@ -35,16 +36,40 @@ def in_sandbox(module: bytes, cache_dir: Path) -> Contender:
 
 
 def in_torch() -> Contender:
-    """Train by the loop of our torch workloads, without a data loader."""
+    """Train by the shortest loop that PyTorch has: its own SGD, batches by their places, no data loader, no look at a loss."""
     torch.set_num_threads(1)
 
     def contend(fit: Fit) -> float:
-        inputs, hidden, classes = fit.sizes
-        network = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes))
-        examples = Examples(fit.examples.x, fit.examples.labels.astype(np.int64))
-        return training.train(training.load(network, fit.arrays), examples, fit.config, {}, SITE).metrics["loss"]
+        network = _network(fit)
+        x, labels = torch.from_numpy(fit.examples.x), torch.from_numpy(fit.examples.labels.astype(np.int64))
+        optimizer = torch.optim.SGD(network.parameters(), lr=fit.lr, momentum=MOMENTUM)
+        losses = torch.zeros(())
+        for _ in range(fit.epochs):
+            for places in torch.split(torch.randperm(len(labels)), fit.batch_size):
+                optimizer.zero_grad()
+                loss = cross_entropy(network(x[places]), labels[places])
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                losses += loss.detach() * len(places)
+        return losses.item() / (fit.epochs * len(labels))
 
     return contend
+
+
+def in_torch_at_a_site() -> Contender:
+    """Train as a site does whose runtime is torch: with metrics, schedules, precision and memory looked after."""
+    torch.set_num_threads(1)
+
+    def contend(fit: Fit) -> float:
+        examples = Examples(fit.examples.x, fit.examples.labels.astype(np.int64))
+        return training.train(_network(fit), examples, fit.config, {}, SITE).metrics["loss"]
+
+    return contend
+
+
+def _network(fit: Fit) -> nn.Module:
+    inputs, hidden, classes = fit.sizes
+    return training.load(nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes)), fit.arrays)
 
 
 def in_plain_c(folder: Path) -> Contender:

@@ -38,7 +38,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower_app.workloads.wasm.compiler.Bounds", partial(Bounds, cpu_s=1))
 
 
-@pytest.mark.parametrize("kind", sorted(faults.TaskFault.__subclasses__(), key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", faults.TaskFault.__subclasses__())
 def test_the_record_names_what_a_module_did(
     kind: type[TaskFault], make_federation: MakeFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_site_may_give_less_than_the_run_asks_for(make_env: MakeEnv) -> None:
         ({"warmup_share": 0.1}, "warmup-share 0.1 is more than"),
         ({"dataset": "clinic.safetensors"}, "layers is empty: a dataset of your own needs features, hidden sizes and classes"),
         ({"layers": "64"}, "layers needs features"),
+        ({"dataset": "tabular", "layers": "30-1"}, "logistic regression: wasm-module needs to name a module for it"),
         ({"dataset": "nothing", "layers": "4-2"}, "dataset 'nothing' is neither one that is built in"),
         ({"partitioner": "natural"}, "the data of digits have none"),
     ],

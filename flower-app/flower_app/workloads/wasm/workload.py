@@ -52,6 +52,10 @@ class Wasm:
         if not (self.config.layers or layers):
             raise ConfigError("layers is empty: a dataset of your own needs features, hidden sizes and classes, as 64-32-10")
         self.sizes = mlp.parse_layers(self.config.layers or layers)
+        if mlp.is_logistic(self.sizes) and not self.config.wasm_module:
+            raise ConfigError(
+                "layers ends with 1, which is Propeller's logistic regression: wasm-module needs to name a module for it"
+            )
         self._source = kind(self.config)
         self._found: Found | None = None
 
