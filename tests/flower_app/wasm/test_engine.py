@@ -39,13 +39,13 @@ def test_a_fork_has_an_engine_of_its_own_whatever_its_parent_has_run() -> None:
     script = """
         import os
         from flower_app.workloads.wasm import engine, faults, sandbox
-        from tests.flower_app.wasm.guests import SMALL, fl1, task
-        run = lambda module: sandbox.run_module(module, task(), SMALL, None)
-        run(fl1())
+        from tests.flower_app.wasm.guests import BRIEF, SMALL, fl1, task
+        run = lambda module, limits: sandbox.run_module(module, task(), limits, None)
+        run(fl1(), SMALL)
         child = os.fork()
-        run(fl1())
+        run(fl1(), SMALL)
         try:
-            run(fl1("(loop $again (br $again))"))
+            run(fl1("(loop $again (br $again))"), BRIEF)
         except faults.TaskTimeout:
             print(child == 0, len(engine._engines), flush=True)
         if child:

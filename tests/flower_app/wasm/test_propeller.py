@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flower_app.workloads.wasm.compiler import compiled
-from flower_app.workloads.wasm.faults import BadUpdate, TaskFailed, TaskFault, TaskMemory
+from flower_app.workloads.wasm.faults import BadUpdate, OutputFlood, TaskFailed, TaskFault, TaskMemory
 from flower_app.workloads.wasm.instance import running
 from flower_app.workloads.wasm.propeller import data_of, told_of, update_of
 from flower_app.workloads.wasm.sandbox import run_module
@@ -45,7 +45,7 @@ def update(**changes: Any) -> bytes:
 
 
 def run_calls(module: bytes, environment: dict[str, str] | None = None) -> HostCalls:
-    calls = HostCalls(environment or {})
+    calls = HostCalls(environment or {}, numbers=16)
     with running(compiled(module, hashlib.sha256(module).hexdigest(), None), SMALL, calls.link) as instance:
         instance.call("_start")
     return calls
@@ -108,6 +108,29 @@ def test_a_task_that_is_too_much_json_is_refused(big: dict[str, Any]) -> None:
     given = task(**big) if big else replace(task(), x=np.zeros((20, 20_000), np.float32))
     with pytest.raises(TaskMemory, match=r"^the task is more than the 1 MB of JSON .*: a module for fl/1 takes it$"):
         run(says(update()), given)
+
+
+def test_an_update_may_be_written_wide() -> None:
+    values = np.random.default_rng(1).normal(size=10_000).astype(np.float32)
+    for text in (
+        json.dumps(json.loads(update(update={"w": values.tolist(), "b": [1.0]})), indent=8),
+        update(update="HERE").decode().replace('"HERE"', f'{{"w": [{", ".join(f"{each:.45f}" for each in values)}], "b": [1]}}'),
+    ):
+        module = says(text.encode())
+        outcome = run(module, task(w=values * 0, b=np.zeros(1, np.float32)), replace(SMALL, module_bytes=len(module)))
+        assert np.array_equal(outcome.arrays["w"], values)
+
+
+def test_the_hosts_own_bound_holds_for_a_large_model() -> None:
+    floods = wasi("(loop $again " + FLUSH + "(br $again))", data(8, b"\0\0\0\0\xff\xff\0\0"))
+    with pytest.raises(OutputFlood, match=r"more than 1048576 bytes on stdout: .* 1 MB at most$"):
+        run(floods, task(w=np.zeros(40_000, np.float32)))
+
+
+def test_an_update_of_many_arrays_has_the_marks_that_it_needs() -> None:
+    model = {f"{number}": np.zeros(1, np.float32) for number in range(2000)}
+    told = update(update={name: [1] for name in model})
+    assert update_of(told, task(**model))[0].keys() == model.keys()
 
 
 def test_numbers_that_json_has_none_of_are_refused() -> None:
@@ -216,7 +239,7 @@ def test_an_update_that_is_none_is_refused(changes: dict[str, Any], sentence: st
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"loss 0.5\n" + update(), update() + update(), update()[:-1], b"[" * 100_000, b'"text"', b"\xff"]
+    "text", [b"", b"loss 0.5\n" + update(), update() + update(), update()[:-1], b"[" * 1000, b'"text"', b"\xff"]
 )
 def test_anything_but_one_json_object_on_stdout_is_refused(text: bytes) -> None:
     with pytest.raises(BadUpdate, match=r"^the update of the module is no JSON"):

@@ -11,12 +11,12 @@ import pytest
 from flower_app.engine import RoundFailed
 from flower_app.workloads.wasm import faults
 from flower_app.workloads.wasm.compiler import Bounds
-from flower_app.workloads.wasm.faults import CompileLimit, ModuleChanged, ModuleMissing, ModuleNotAllowed, TaskFault
+from flower_app.workloads.wasm.faults import CompileLimit, ModuleChanged, ModuleMissing, ModuleNotAllowed, TaskFault, TaskTimeout
 from flower_app.workloads.wasm.task import Limits
 
 from tests.flower_app.wasm.attacks import ATTACKS
 from tests.flower_app.wasm.bomb import compile_bomb
-from tests.flower_app.wasm.guests import SMALL, fl1
+from tests.flower_app.wasm.guests import BRIEF, SMALL, fl1
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def test_the_record_names_what_a_module_did(
     monkeypatch.setenv("ESPALIER_DATA_DIRS", str(tmp_path))
     (tmp_path / "mine.wasm").write_bytes(module)
     inline = f"data:application/wasm;base64,{base64.b64encode(module).decode()}"
-    limits = {"wasm_timeout_s": SMALL.wall_s, "wasm_memory_mb": SMALL.memory_bytes >> 20}
+    limits = {"wasm_timeout_s": (BRIEF if kind is TaskTimeout else SMALL).wall_s, "wasm_memory_mb": SMALL.memory_bytes >> 20}
     reference = REFERENCES.get(kind, inline)
     federation = make_federation(workload="wasm", wasm_module=reference, num_rounds=1, round_retries=0, min_available=1, **limits)
     for node in (102, 103):

@@ -22,6 +22,8 @@ from flower_app.workloads.wasm.wasi import HostCalls
 
 SHOWN_STDERR = 2000
 NUMBERS_AT_ONCE = 1 << 16
+MOST_OTHER_MARKS = 1024
+"""Brackets and commas of an update besides those of its arrays: of metrics, and in names."""
 _UPDATE = "the update"
 _NEEDED = {"round_id", "base_model_uri", "num_samples", "metrics", "update"}
 _MAY_HAVE = {"proplet_id"}
@@ -30,7 +32,7 @@ _MAY_HAVE = {"proplet_id"}
 def train(module: wasmtime.Module, task: Task, limits: Limits) -> Outcome:
     """Let a module train. Raises TaskFault; ValueError for a model or examples that are not finite."""
     told = told_of(task)
-    calls = HostCalls({**told, **data_of(task, limits)})
+    calls = HostCalls({**told, **data_of(task, limits)}, _numbers_of(task.arrays))
     try:
         with running(module, limits, calls.link) as instance:
             if instance.exports("_start"):
@@ -68,6 +70,7 @@ def data_of(task: Task, limits: Limits) -> dict[str, str]:
 
 def update_of(stdout: bytes, task: Task) -> tuple[Arrays, Metrics]:
     """Read the update of a module, and its metrics. Raises BadUpdate."""
+    _see_that_it_holds_no_more(stdout, task.arrays)
     update = parsed(stdout, _UPDATE)
     _see_whose_it_is(update, told_of(task))
     metrics = metrics_of(update, _UPDATE)
@@ -121,6 +124,20 @@ def _said(calls: HostCalls) -> str:
     """Give how it began and how it ended: Go says why it panics first, others last."""
     text = calls.stderr.decode(errors="replace").strip()
     return f"; on stderr: {cleaned(text, SHOWN_STDERR)}" if text else ""
+
+
+def _see_that_it_holds_no_more(stdout: bytes, model: Arrays) -> None:
+    """See that JSON makes few objects of it, by what each one needs. Raises BadUpdate.
+
+    64 MB of `[],[],…` take 7 s and 1.5 GB to read, and as many bytes of numbers 0.5 s and 0.1 GB.
+    """
+    marks, most = sum(map(stdout.count, (b"[", b"{", b","))), MOST_OTHER_MARKS + 2 * len(model) + _numbers_of(model)
+    if marks > most:
+        raise BadUpdate(f"{_UPDATE} of the module has {marks} brackets and commas, and one of this model has {most} at most")
+
+
+def _numbers_of(model: Arrays) -> int:
+    return sum(values.size for values in model.values())
 
 
 def _see_whose_it_is(update: Mapping[str, Any], told: Mapping[str, str]) -> None:

@@ -18,6 +18,8 @@ from flower_app.workloads.wasm.linear_memory import LinearMemory, OutsideMemory
 MOST_PIECES = 1024
 """Of one fd_write or poll_oneoff; IOV_MAX of Linux."""
 KEPT_STDERR_BYTES = 64 << 10
+BYTES_OF_A_NUMBER, BYTES_OF_THE_REST = 64, 64 << 10
+"""Of stdout: a float64 takes 24 bytes, 48 where it is written without an exponent, and its line may be indented."""
 STDOUT, STDERR = 1, 2
 _SUCCESS, _EBADF, _EINVAL, _ENOTSUP = 0, 8, 28, 58
 _REALTIME, _MONOTONIC, _IS_ABSOLUTE = 0, 1, 1
@@ -31,11 +33,12 @@ Call = Callable[[LinearMemory, int, int, int, int], int]
 
 
 class HostCalls:
-    """What one module asks of the host. stdout: all of it; stderr: the end of it."""
+    """What one module asks of the host. stdout: all of it, as long as a model of so many numbers may be; stderr: the end of it."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], numbers: int) -> None:
         self.stdout, self.stderr = bytearray(), bytearray()
         self._environment = environment
+        self._most_stdout_bytes = BYTES_OF_THE_REST + BYTES_OF_A_NUMBER * numbers
         self._started_ns = 0
 
     def link(self, store: wasmtime.Store, instance: Instance) -> wasmtime.Linker:
@@ -64,8 +67,11 @@ class HostCalls:
                 kept = min(size, KEPT_STDERR_BYTES)
                 self.stderr += memory.read(at + size - kept, kept)
                 del self.stderr[:-KEPT_STDERR_BYTES]
-            elif len(self.stdout) + size > instance.limits.output_bytes:
-                raise OutputFlood(f"the module wrote more than {instance.limits.output_bytes / MB:g} MB on stdout")
+            elif len(self.stdout) + size > (most := min(self._most_stdout_bytes, instance.limits.output_bytes)):
+                reads = (
+                    f"{BYTES_OF_A_NUMBER} bytes for each number of the model, {instance.limits.output_bytes / MB:g} MB at most"
+                )
+                raise OutputFlood(f"the module wrote more than {most} bytes on stdout: a site reads {reads}")
             else:
                 self.stdout += memory.read(at, size)
             written += size
