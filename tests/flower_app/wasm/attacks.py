@@ -214,7 +214,7 @@ ATTACKS: dict[type[TaskFault], dict[str, tuple[str, Callable[[], bytes]]]] = {
     },
     OutputFlood: {
         "flood": (
-            "the module wrote more than 66560 bytes on stdout: a site reads 64 bytes for each number of the model, 1 MB at most",
+            "the module wrote more than 66560 bytes on stdout: a site reads at most 64 bytes for each number of the model",
             of_wasi(
                 f"(loop $again (drop (call $fd_write (i32.const 1) {PIECES})) (br $again))", data(0, b"\0\0\0\0\xff\xff\0\0")
             ),
@@ -224,7 +224,7 @@ ATTACKS: dict[type[TaskFault], dict[str, tuple[str, Callable[[], bytes]]]] = {
             of_wasi(f"(drop (call $fd_write (i32.const 1) {PIECES}))", data(0, b"\0\0\0\0\xff\xff\xff\xff")),
         ),
         "update of another size": (
-            "the module wrote more than 66560 bytes on stdout: a site reads 64 bytes for each number of the model",
+            "the module wrote more than 66560 bytes on stdout: a site reads at most 64 bytes for each number of the model",
             lambda: says(b'{"update":{"0.weight":[' + b"0," * 33_300 + b"0]}}"),
         ),
         "long report": ("the report of the module has 70000 bytes", of_fl1("(return (i64.const 70000))")),
@@ -244,7 +244,7 @@ ATTACKS: dict[type[TaskFault], dict[str, tuple[str, Callable[[], bytes]]]] = {
     BadUpdate: {
         "no numbers": (r"not finite: 12 of 12 in 0\.weight", of_fl1(f"(memory.fill {TENSORS} (i32.const 255) (i32.const 48))")),
         "many objects": (
-            "the update of the module has 40005 brackets and commas, and one of this model has 1046 at most",
+            "the update of the module has 40003 brackets and commas, and one of this model has 1046 at most",
             lambda: says(b'{"update":[' + b"[]," * 20_000 + b"[]]}"),
         ),
         "silence": ("the update of the module is no JSON: .*; it begins with b''", of_wasi("")),

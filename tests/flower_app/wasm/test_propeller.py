@@ -123,7 +123,7 @@ def test_an_update_may_be_written_wide() -> None:
 
 def test_the_hosts_own_bound_holds_for_a_large_model() -> None:
     floods = wasi("(loop $again " + FLUSH + "(br $again))", data(8, b"\0\0\0\0\xff\xff\0\0"))
-    with pytest.raises(OutputFlood, match=r"more than 1048576 bytes on stdout: .* 1 MB at most$"):
+    with pytest.raises(OutputFlood, match="more than 1048576 bytes on stdout: "):
         run(floods, task(w=np.zeros(40_000, np.float32)))
 
 

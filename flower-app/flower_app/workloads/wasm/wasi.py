@@ -12,7 +12,7 @@ from functools import partial
 from flower_app.workloads.wasm.abi import WASI
 from flower_app.workloads.wasm.engine import wasmtime
 from flower_app.workloads.wasm.faults import HostCallAbused, OutputFlood, TaskFault
-from flower_app.workloads.wasm.instance import MB, Instance, out_of_time
+from flower_app.workloads.wasm.instance import Instance, out_of_time
 from flower_app.workloads.wasm.linear_memory import LinearMemory, OutsideMemory
 
 MOST_PIECES = 1024
@@ -33,7 +33,7 @@ Call = Callable[[LinearMemory, int, int, int, int], int]
 
 
 class HostCalls:
-    """What one module asks of the host. stdout: all of it, as long as a model of so many numbers may be; stderr: the end of it."""
+    """What one module asks of the host. stdout: all of it, up to what a model of so many numbers takes; stderr: the end of it."""
 
     def __init__(self, environment: Mapping[str, str], numbers: int) -> None:
         self.stdout, self.stderr = bytearray(), bytearray()
@@ -68,9 +68,7 @@ class HostCalls:
                 self.stderr += memory.read(at + size - kept, kept)
                 del self.stderr[:-KEPT_STDERR_BYTES]
             elif len(self.stdout) + size > (most := min(self._most_stdout_bytes, instance.limits.output_bytes)):
-                reads = (
-                    f"{BYTES_OF_A_NUMBER} bytes for each number of the model, {instance.limits.output_bytes / MB:g} MB at most"
-                )
+                reads = f"at most {BYTES_OF_A_NUMBER} bytes for each number of the model"
                 raise OutputFlood(f"the module wrote more than {most} bytes on stdout: a site reads {reads}")
             else:
                 self.stdout += memory.read(at, size)
