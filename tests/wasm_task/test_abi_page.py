@@ -55,7 +55,7 @@ def test_the_module_in_c_learns_digits(tmp_path: Path, digits: Task) -> None:
         run_module(module, replace(digits, labels=digits.labels + 1), Limits(), None)
 
 
-@pytest.mark.skipif(not go.GO.exists(), reason=go.MISSING)
+@go.needed
 @pytest.mark.timeout(600)
 def test_the_client_in_go_learns_to_tell_two_classes_apart(tmp_path: Path) -> None:
     random = np.random.default_rng(3)

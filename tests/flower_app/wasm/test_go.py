@@ -19,7 +19,7 @@ SOURCE = Path(__file__).with_name("go_client")
 BUILDS = {"command": (), "reactor": ("-buildmode=c-shared",)}
 
 pytestmark = [
-    pytest.mark.skipif(not go.GO.exists(), reason=go.MISSING),
+    go.needed,
     pytest.mark.timeout(600),  # the standard library is built too: 60 CPU-s
 ]
 
@@ -82,5 +82,5 @@ def test_what_a_client_in_go_says_of_its_failure_is_told(
 @pytest.mark.parametrize("build", BUILDS)
 def test_a_client_in_go_that_has_no_room_says_so(builds: dict[str, bytes], build: str, given: Task, cache_dir: Path) -> None:
     much = replace(given, x=np.tile(given.x, (50, 1)), labels=np.tile(given.labels, 50))
-    with pytest.raises((TaskTrap, TaskFailed), match="; on stderr: .*(out of memory|cannot allocate memory)"):
+    with pytest.raises((TaskTrap, TaskFailed), match=r"; on stderr: .*(out of memory|cannot allocate memory)"):
         run_module(builds[build], much, Limits(memory_bytes=8 << 20, wall_s=60), cache_dir)

@@ -86,6 +86,14 @@ def test_a_site_may_give_less_than_the_run_asks_for(make_env: MakeEnv) -> None:
         wasm.train(wasm.initial_arrays(), {}, make_env(node_config={"runtime": "jax"}))
 
 
+def test_a_site_without_torch_is_told_what_its_runtime_needs(make_env: MakeEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    wasm, env = workload(), make_env(node_config={"runtime": "torch"})
+    for work in (lambda: wasm.prepare(env), lambda: wasm.train(wasm.initial_arrays(), {}, env)):
+        with pytest.raises(ConfigError, match=r"""runtime "torch" of node "a" needs torch: pip install 'espalier\[train\]'"""):
+            work()
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [

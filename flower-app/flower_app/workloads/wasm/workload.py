@@ -6,6 +6,8 @@ The server and the sites' scores need numpy alone; wasmtime is imported where a 
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -67,9 +69,7 @@ class Wasm:
         """Read the data, and make ready what trains. Raises DataMissing, DataUnfit, ConfigError, TaskFault."""
         self.own_examples(env)
         if _runtime(env) == TORCH:
-            import torch
-
-            torch.set_num_threads(env.threads)
+            _torch(env).set_num_threads(env.threads)
         else:
             execution.make_ready(self._module(env), env.cache_dir)
 
@@ -137,10 +137,11 @@ class Wasm:
         return Limits(memory_bytes=int(memory_mb * 2**20), wall_s=wall_s)
 
     def _trained_by_torch(self, arrays: Arrays, examples: Examples, settings: Mapping[str, Any], env: NodeEnv) -> TrainResult:
-        from flower_app.workloads import training
-
         if mlp.is_logistic(self.sizes):
             raise ConfigError(f'{RUNTIME} "{TORCH}" trains a network of two outputs or more, and layers ends with 1')
+        _torch(env)
+        from flower_app.workloads import training
+
         model = training.load(self._network(), arrays)
         trained = training.train(model, examples, self.config, settings, env)
         return replace(trained, facts={**trained.facts, "runtime": TORCH})
@@ -173,6 +174,16 @@ def _runtime(env: NodeEnv) -> str:
     if runtime not in (WASM, TORCH):
         raise ConfigError(f'{RUNTIME} of node "{env.node_name}" needs to be {WASM} or {TORCH}, got {runtime!r}')
     return str(runtime)
+
+
+def _torch(env: NodeEnv) -> ModuleType:
+    """Import torch. Raises ConfigError where it is not installed."""
+    try:
+        return import_module("torch")
+    except ModuleNotFoundError as missing:
+        raise ConfigError(
+            f'{RUNTIME} "{TORCH}" of node "{env.node_name}" needs torch: pip install \'espalier[train]\''
+        ) from missing
 
 
 def _own(env: NodeEnv, key: str, default: float) -> float:
