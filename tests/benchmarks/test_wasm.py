@@ -31,8 +31,8 @@ def test_all_contenders_do_the_same_work(guest: bytes, tmp_path: Path) -> None:
 
 
 def test_every_row_has_its_figures(guest: bytes, tmp_path: Path) -> None:
-    named, further = wasm.epochs(guest, tmp_path, 1, 2000)
-    rows = [*named, *further, *wasm.json_abi({"fl/1": guest, "propeller": built("propeller")}, tmp_path, 1)]
+    named, further = wasm.epochs(guest, tmp_path, 1, 200)
+    rows = [*named, *further, *wasm.json_abi({"fl/1": guest, "propeller": built("propeller")}, tmp_path, 1, 100)]
     assert all((row.ours or 0) > 0 and (row.peer or 0) > 0 for row in rows)
     assert [row.goal for row in rows] == [10.0, pytest.approx(2 / 3), 1.0, pytest.approx(2 / 3)] + 5 * [None]
     overhead = wasm.call(guest, tmp_path, 3)

@@ -15,7 +15,7 @@ from pydantic import AliasChoices
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "wasm-task" / "ABI.md"])
 
 
 def names_of(settings: type[ServerSettings]) -> Iterator[str]:

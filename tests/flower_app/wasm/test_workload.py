@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from flower_app.wire import digest
 from flower_app.workloads import make_workload
 from flower_app.workloads.guards import DataUnfit
 from flower_app.workloads.wasm.faults import TaskMemory, TaskTimeout
+from flower_app.workloads.wasm.receipts import Digests
 from flower_app.workloads.wasm.workload import Wasm, _work
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NODES = (101, 102, 103)
-DIGESTS = ("module_sha256", "model_in_sha256", "data_sha256", "config_sha256", "model_out_sha256")
+DIGESTS = [each.name for each in fields(Digests)]
 NOISE = 0.02
 """Of 360 test examples 7; other seeds alone move it by as much."""
 
