@@ -141,9 +141,13 @@ def test_code_of_another_configuration_is_another_file(kept: Path, tmp_path: Pat
 
 def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_code, "MOST_FILES", 2)
+    folder = tmp_path / native_code.FOLDER
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / ".of-a-killed-writer").write_bytes(b"half")
+    os.utime(folder / ".of-a-killed-writer", (1, 1))
     for number in range(4):
         native_code.keep(tmp_path, str(number), b"code")
-        os.utime(next((tmp_path / native_code.FOLDER).glob(f"{number}-*")), (number, number))
+        os.utime(next(folder.glob(f"{number}-*")), (number, number))
     assert [name[0] for name in names(tmp_path)] == ["2", "3"]
 
 

@@ -1,7 +1,10 @@
 """What a site keeps of its updates is whole, is its own, says nothing of a patient, and does not grow."""
 
+import hashlib
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -134,7 +137,7 @@ def test_what_a_killed_writer_left_goes_as_the_rest_does(tmp_path: Path, monkeyp
     monkeypatch.setattr(receipts, "MOST", 1)
     left = tmp_path / "wasm/receipts/old/round-1-part-0.safetensors"
     left.parent.mkdir(parents=True)
-    for path in (left, left.with_name(f".{left.name}.part")):
+    for path in (left, left.with_name(f".{left.name}.part"), left.with_name(".of-a-receipt")):
         path.write_bytes(b"half")
         os.utime(path, (1, 1))
     keep(tmp_path, receipt(), MODEL, WASM)
@@ -172,6 +175,30 @@ def test_a_modules_bytes_are_kept_once_and_the_last_used_longest(tmp_path: Path,
     assert {path.read_bytes() for path in (tmp_path / kept.FOLDER).iterdir()} == {b"one", b"three"}
     assert kept.read_kept(tmp_path, sha256[b"two"]) is None
     assert kept.read_kept(None, sha256[b"one"]) is None
+
+
+def test_a_scratch_file_is_left_alone_while_it_may_have_a_writer(tmp_path: Path) -> None:
+    folder = tmp_path / kept.FOLDER
+    folder.mkdir(parents=True)
+    now = time.time()
+    for number, age_s in enumerate([0.0, kept.SCRATCH_S - 600, kept.SCRATCH_S + 600, now]):
+        scratch = folder / f".{number}"
+        scratch.write_bytes(bytes(1000))
+        os.utime(scratch, (now - age_s, now - age_s))
+    kept.keep(tmp_path, WASM)
+    assert {path.name for path in folder.iterdir()} == {".0", ".1", f"{hashlib.sha256(WASM).hexdigest()}.wasm"}
+
+
+def test_clientapps_may_keep_modules_and_let_go_of_them_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MOST_FILES", 1)
+
+    def keep_many(who: int) -> None:
+        for number in range(150):
+            kept.keep(tmp_path, f"{who} {number}".encode())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(keep_many, range(4)))
+    assert len(list((tmp_path / kept.FOLDER).iterdir())) <= 1
 
 
 def test_a_kept_module_that_was_changed_is_gone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,8 @@ from typing import Literal
 Kind = Literal["wasm", "json"]
 FOLDER = Path("wasm", "modules")
 MOST_FILES, MOST_BYTES = 64, 512 << 20
+SCRATCH_S = 3600.0
+"""From when on a scratch file is taken for one whose writer was killed."""
 
 
 def read_kept(cache_dir: Path | None, sha256: str, kind: Kind = "wasm") -> bytes | None:
@@ -35,7 +38,7 @@ def keep(cache_dir: Path | None, content: bytes, kind: Kind = "wasm") -> None:
     folder, sha256 = cache_dir / FOLDER, hashlib.sha256(content).hexdigest()
     if read_kept(cache_dir, sha256, kind) is None:
         write_whole(folder / f"{sha256}.{kind}", content)
-    remove_oldest([[path] for path in folder.iterdir() if not path.name.startswith(".")], MOST_FILES, MOST_BYTES)
+    bound(folder, MOST_FILES, MOST_BYTES)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -54,6 +57,21 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
+def bound(folder: Path, most: int, most_bytes: int) -> None:
+    """Delete what killed writers have left, and the oldest files until so many and so many bytes are left. Raises OSError."""
+    remove_scratch(folder)
+    remove_oldest([[path] for path in folder.iterdir() if not _is_scratch(path)], most, most_bytes)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Delete the scratch files of writers that were killed. Raises OSError."""
+    before_ns = time.time_ns() - int(SCRATCH_S * 1e9)
+    for path in filter(_is_scratch, folder.iterdir()):
+        told = _stat(path)
+        if told and told.st_mtime_ns < before_ns:
+            path.unlink(missing_ok=True)
+
+
 def remove_oldest(groups: Iterable[Sequence[Path]], most: int, most_bytes: int) -> None:
     """Delete whole groups of files, those with the oldest first file first, until at most so many and so many bytes are left.
 
@@ -61,7 +79,7 @@ def remove_oldest(groups: Iterable[Sequence[Path]], most: int, most_bytes: int) 
     """
     known = []
     for group in groups:
-        told = [path.stat() for path in group if path.exists()]
+        told = [found for path in group if (found := _stat(path))]
         if told:
             known.append((told[0].st_mtime_ns, sum(each.st_size for each in told), group))
     left = sum(size for _, size, _ in known)
@@ -72,3 +90,15 @@ def remove_oldest(groups: Iterable[Sequence[Path]], most: int, most_bytes: int) 
         for path in group:
             path.unlink(missing_ok=True)
         left -= size
+
+
+def _is_scratch(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """Look at a file that another ClientApp may delete meanwhile."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

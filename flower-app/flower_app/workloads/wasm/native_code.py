@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from flower_app.workloads.wasm.engine import config_digest
-from flower_app.workloads.wasm.kept import remove_oldest, write_whole
+from flower_app.workloads.wasm.kept import bound, write_whole
 
 FOLDER = Path("wasm", "compiled")
 MOST_FILES, MOST_BYTES = 16, 512 << 20
@@ -45,7 +45,7 @@ def keep(cache_dir: Path | None, sha256: str, native: bytes) -> None:
             print(f"no compiled module is kept in {folder}, for others own it or may write to it", flush=True)
             return
         write_whole(_path(cache_dir, sha256), hashlib.sha256(native).digest() + native)
-        remove_oldest([[path] for path in folder.iterdir() if not path.name.startswith(".")], MOST_FILES, MOST_BYTES)
+        bound(folder, MOST_FILES, MOST_BYTES)
     except OSError as error:
         print(f"a module is compiled again next time, for it cannot be kept: {error}", flush=True)
 

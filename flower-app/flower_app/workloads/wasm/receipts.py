@@ -140,6 +140,7 @@ def _let_go_of_the_oldest(folder: Path) -> None:
     kept.remove_oldest([(each, _model_of(each), part_of(_model_of(each))) for each in updates], MOST, MOST_BYTES)
     for run in folder.iterdir():
         with suppress(OSError):  # it is not empty
+            kept.remove_scratch(run)
             run.rmdir()
 
 
