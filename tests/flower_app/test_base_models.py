@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from flower_app.config import ConfigError
-from flower_app.workloads.base_models import HubUnreachable, find_base_model, patiently
+from flower_app.workloads.base_models import HubUnreachable, fetched, find_base_model
 from flower_app.workloads.data_dirs import DataMissing
 
 COMMIT = "1" * 40
@@ -132,7 +132,7 @@ def test_patience_ends_and_tells_the_cause() -> None:
         raise ConnectionRefusedError("nobody listens")
 
     with pytest.raises(HubUnreachable, match=r"org/tiny cannot be fetched from the hub after 6 tries: .*nobody listens\. Where"):
-        patiently(away, "org/tiny", waited.append)
+        fetched(away, "org/tiny", waited.append)
     assert waited == [1, 2, 4, 8, 16]
 
 

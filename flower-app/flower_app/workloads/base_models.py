@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from flower_app.config import ConfigError
 from flower_app.workloads.data_dirs import DataMissing, data_dirs, see_that_it_stays_below
+from flower_app.workloads.patience import Busy, TriedInVain, asked_s, is_busy, patiently
 
 CACHES = (("HF_HOME", ""), ("ESPALIER_CACHE_DIR", "huggingface"), ("ESPALIER_RUN_DIR", "huggingface"))
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
-TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 1.0, 60.0
+TRIES, LONGEST_WAIT_S = 6, 60.0
 T = TypeVar("T")
 
 
@@ -58,42 +59,36 @@ def _from_hub(name: str, weights: bool, environment: Mapping[str, str]) -> Path:
         except LocalEntryNotFoundError as error:
             raise HubUnreachable(f"base-model {name} is not in {wanted['cache_dir']}, and HF_HUB_OFFLINE is set") from error
     print(f"base-model {name}: looking at the hub for what is not in {wanted['cache_dir']} yet", flush=True)
-    return patiently(lambda: Path(snapshot_download(**wanted)), name)
+    return fetched(lambda: Path(snapshot_download(**wanted)), name)
 
 
-def patiently(fetch: Callable[[], T], name: str, sleep: Callable[[float], None] = time.sleep) -> T:
-    """Fetch; again after 1, 2, 4 … 60 s, or as long as the hub asks for, while it is busy (429, 5xx) or out of reach.
+def fetched(fetch: Callable[[], T], name: str, sleep: Callable[[float], None] = time.sleep) -> T:
+    """Fetch; again while the hub is busy (429, 5xx) or out of reach.
 
     What it has sent is kept in its cache, so that another try goes on. Raises HubUnreachable, naming the model and the cause.
     """
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    for tried in range(1, TRIES + 1):
+    def ask() -> T:
         try:
             return fetch()
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            wait_s = _wait_s(error, tried)
-            if wait_s is None or tried == TRIES:
-                times = f" after {tried} tries" if tried > 1 else ""
-                raise HubUnreachable(
-                    f"base-model {name} cannot be fetched from the hub{times}: {_told(error)}. Where there is no way to the hub, "
-                    "put its folder below DATA_DIRS and name that"
-                ) from error
-            print(f"base-model {name}: {_told(error)}; trying again in {wait_s:g} s", flush=True)
-            sleep(wait_s)
-    raise AssertionError("unreachable")
+            answer = _answer(error)
+            if answer is not None and not is_busy(answer.status_code):
+                raise _unreachable(name, f": {_told(error)}") from error
+            raise Busy(_told(error), None if answer is None else asked_s(answer.headers)) from error
+
+    try:
+        return patiently(ask, f"base-model {name}", tries=TRIES, longest_wait_s=LONGEST_WAIT_S, sleep=sleep)
+    except TriedInVain as vain:
+        raise _unreachable(name, f" {vain}") from vain
 
 
-def _wait_s(error: Exception, tried: int) -> float | None:
-    """Say how long to wait before another try; None where none would help."""
-    answer = _answer(error)
-    if answer is not None:
-        if answer.status_code != 429 and answer.status_code < 500:
-            return None
-        asked: str = answer.headers.get("Retry-After", "")
-        if asked.isdigit():
-            return min(float(asked), LONGEST_WAIT_S)
-    return min(FIRST_WAIT_S * 2.0 ** (tried - 1), LONGEST_WAIT_S)
+def _unreachable(name: str, why: str) -> HubUnreachable:
+    return HubUnreachable(
+        f"base-model {name} cannot be fetched from the hub{why}. Where there is no way to the hub, "
+        "put its folder below DATA_DIRS and name that"
+    )
 
 
 def _answer(error: BaseException) -> Any:

@@ -22,7 +22,7 @@ from flower_app.workloads.wasm.faults import (
 )
 from flower_app.workloads.wasm.manifest import Layer
 from flower_app.workloads.wasm.modules import find_module
-from flower_app.workloads.wasm.registry import Patience, Registry
+from flower_app.workloads.wasm.registry import Registry
 from flower_app.workloads.wasm.task import Limits
 
 from tests.flower_app.wasm.registry_stand import REPOSITORY, Answer, Stand, open_stand
@@ -36,14 +36,6 @@ HEX = hashlib.sha256(WASM).hexdigest()
 def stand() -> Iterator[Stand]:
     with open_stand() as opened:
         yield opened
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What was waited for, in place of the wait."""
-    waited: list[float] = []
-    monkeypatch.setattr("time.sleep", waited.append)
-    return waited
 
 
 def find(stand: Stand, digest: str, allowed: str = HEX, cache: Path | None = None, most_bytes: int = 1000) -> modules.Found:
@@ -193,46 +185,65 @@ def test_more_than_the_manifest_says_is_not_read(stand: Stand) -> None:
         find(stand, digest)
 
 
-def test_a_slow_registry_is_waited_for_only_so_long(stand: Stand, waits: list[float]) -> None:
+def test_a_slow_registry_is_waited_for_only_so_long(stand: Stand) -> None:
+    waits: list[float] = []
     stand.respond = lambda path, _: Answer(headers={"Content-Length": str(10**9)}, trickles=True)
-    host = stand.host
     with (
-        Registry(host, REPOSITORY, Patience(total_s=0.2)) as slow,
+        Registry(stand.host, REPOSITORY, total_s=0.2, sleep=waits.append) as slow,
         pytest.raises(ModuleMissing, match=r"is too slow: it had 0\.2 s"),
     ):
         slow.blob(Layer(HEX, 10**9))
     assert waits == []
 
 
-def test_a_silent_registry_is_given_up(waits: list[float]) -> None:
+def test_a_silent_registry_is_given_up() -> None:
+    waits: list[float] = []
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         host = f"127.0.0.1:{deaf.getsockname()[1]}"
-        with Registry(host, REPOSITORY, Patience(silent_s=0.05)) as silent, pytest.raises(ModuleMissing, match="ReadTimeout"):
+        with (
+            Registry(host, REPOSITORY, silent_s=0.05, sleep=waits.append) as silent,
+            pytest.raises(ModuleMissing, match="ReadTimeout"),
+        ):
             silent.manifest("0" * 64)
     assert waits == [1.0, 2.0, 4.0]
 
 
-def test_a_busy_registry_is_asked_again(stand: Stand, waits: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_busy_registry_is_asked_again(stand: Stand, capsys: pytest.CaptureFixture[str]) -> None:
+    waits: list[float] = []
     digest = stand.push(WASM)
     busy = [Answer(429, headers={"Retry-After": "7"}), Answer(503), Answer(429, headers={"Retry-After": "86400"})]
     stand.respond = lambda path, _: busy.pop(0) if busy else None
-    assert find(stand, digest).wasm == WASM
+    with Registry(stand.host, REPOSITORY, sleep=waits.append) as registry:
+        assert registry.manifest(digest.removeprefix("sha256:"))
     assert waits == [7.0, 2.0, 30.0]
     assert f"oci://{stand.host}/lab/mlp: HTTP 429; trying again in 7 s\n" in capsys.readouterr().out
 
 
-def test_a_registry_that_stays_busy_is_given_up(stand: Stand, waits: list[float]) -> None:
-    stand.respond = lambda path, _: Answer(500, b"<html>")
-    with pytest.raises(ModuleMissing, match=r"cannot be fetched after 4 tries: HTTP 500$"):
-        find(stand, "sha256:" + "0" * 64)
-    assert waits == [1.0, 2.0, 4.0]
+@pytest.mark.parametrize(
+    ("asked", "total_s", "tries", "waited"), [("", 300.0, "4 tries", [1.0, 2.0, 4.0]), ("30", 20.0, "1 try", [])]
+)
+def test_a_registry_that_stays_busy_is_given_up(
+    stand: Stand, asked: str, total_s: float, tries: str, waited: list[float]
+) -> None:
+    waits: list[float] = []
+    stand.respond = lambda path, _: Answer(500, b"<html>", {"Retry-After": asked})
+    with (
+        Registry(stand.host, REPOSITORY, total_s=total_s, sleep=waits.append) as busy,
+        pytest.raises(ModuleMissing, match=f"cannot be fetched after {tries}: HTTP 500$"),
+    ):
+        busy.manifest("0" * 64)
+    assert waits == waited
 
 
-def test_a_registry_out_of_reach_is_told(stand: Stand, waits: list[float]) -> None:
+def test_a_registry_out_of_reach_is_told() -> None:
+    waits: list[float] = []
     with open_stand() as gone:
         pass
-    with pytest.raises(ModuleMissing, match=r"cannot be fetched after 4 tries: ConnectError: .*[Rr]efused"):
-        find(gone, "sha256:" + "0" * 64)
+    with (
+        Registry(gone.host, REPOSITORY, sleep=waits.append) as away,
+        pytest.raises(ModuleMissing, match=r"cannot be fetched after 4 tries: ConnectError: .*[Rr]efused"),
+    ):
+        away.manifest("0" * 64)
 
 
 def test_what_a_registry_says_of_an_error_is_told(stand: Stand) -> None:
@@ -246,9 +257,13 @@ def test_a_host_that_is_none_is_no_reference(host: str) -> None:
         Registry(host, REPOSITORY)
 
 
-def test_a_registry_beyond_loopback_is_asked_by_https_alone(stand: Stand, waits: list[float]) -> None:
+def test_a_registry_beyond_loopback_is_asked_by_https_alone(stand: Stand) -> None:
     """0.0.0.0 is no loopback address, and leads there all the same."""
-    with Registry(f"0.0.0.0:{stand.port}", REPOSITORY) as beyond, pytest.raises(ModuleMissing, match=r"ConnectError: .*SSL"):
+    waits: list[float] = []
+    with (
+        Registry(f"0.0.0.0:{stand.port}", REPOSITORY, sleep=waits.append) as beyond,
+        pytest.raises(ModuleMissing, match=r"ConnectError: .*SSL"),
+    ):
         beyond.manifest("0" * 64)
     assert stand.asked == []
 

@@ -10,34 +10,39 @@ import ipaddress
 import json
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import httpx
 
 from flower_app.config import ConfigError
+from flower_app.workloads.patience import Busy, TriedInVain, asked_s, is_busy, patiently
 from flower_app.workloads.wasm.faults import ModuleChanged, ModuleMissing, ModuleTooLarge
 from flower_app.workloads.wasm.manifest import INDEXES, MANIFESTS, MOST_MANIFEST_BYTES, Layer
 
 MOST_REDIRECTS = 5
-TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 4, 1.0, 30.0
+TRIES, LONGEST_WAIT_S = 4, 30.0
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a registry is waited for: for one connection or read, and for all that is asked of it."""
-
-    silent_s: float = 30.0
-    total_s: float = 300.0
 
 
 class Registry:
     """One repository of a registry, by https; on loopback by http."""
 
-    def __init__(self, host: str, repository: str, patience: Patience = Patience()) -> None:
-        """host: with :port where it is not 443. Opens no connection yet. Raises ConfigError."""
+    def __init__(
+        self,
+        host: str,
+        repository: str,
+        *,
+        silent_s: float = 30.0,
+        total_s: float = 300.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Open no connection yet. Raises ConfigError.
+
+        host: with :port where it is not 443. silent_s, total_s: for one connection or read, and for all that is asked of it.
+        """
         self._name = f"oci://{host}/{repository}"
         self._repository = repository
         try:
@@ -48,10 +53,10 @@ class Registry:
         if url.port is not None and not 0 < url.port < 65536:
             raise ConfigError(f"wasm-module: {host} is no host: a port lies in 1..65535")
         self._token: str | None = None
-        self._until = time.monotonic() + patience.total_s
-        self._patience = patience
+        self._total_s, self._until = total_s, time.monotonic() + total_s
+        self._sleep = sleep
         # The environment says which CAs are trusted (SSL_CERT_FILE); proxies, which may hold passwords, are not for apps.
-        self._client = httpx.Client(verify=httpx.create_ssl_context(), trust_env=False, timeout=patience.silent_s)
+        self._client = httpx.Client(verify=httpx.create_ssl_context(), trust_env=False, timeout=silent_s)
 
     def __enter__(self) -> Self:
         return self
@@ -76,18 +81,12 @@ class Registry:
         return content
 
     def _fetch(self, path: str, most_bytes: int, accept: str) -> bytes:
-        """Fetch; again after 1, 2, 4 s, or as long as the registry asks for, while it is busy (429, 5xx) or out of reach."""
-        url = self._origin.copy_with(path=f"/v2/{self._repository}/{path}")
-        for tried in range(1, TRIES + 1):
-            try:
-                return self._authorised(url, most_bytes, accept)
-            except _Busy as busy:
-                wait_s = min(busy.asked_s or FIRST_WAIT_S * 2.0 ** (tried - 1), LONGEST_WAIT_S)
-                if tried == TRIES or time.monotonic() + wait_s > self._until:
-                    raise ModuleMissing(f"{self._name} cannot be fetched after {tried} tries: {busy}") from busy
-                print(f"{self._name}: {busy}; trying again in {wait_s:g} s", flush=True)
-                time.sleep(wait_s)
-        raise AssertionError("unreachable")
+        """Fetch; again while the registry is busy (429, 5xx) or out of reach."""
+        ask = partial(self._authorised, self._origin.copy_with(path=f"/v2/{self._repository}/{path}"), most_bytes, accept)
+        try:
+            return patiently(ask, self._name, tries=TRIES, longest_wait_s=LONGEST_WAIT_S, until=self._until, sleep=self._sleep)
+        except TriedInVain as vain:
+            raise ModuleMissing(f"{self._name} cannot be fetched {vain}") from vain
 
     def _authorised(self, url: httpx.URL, most_bytes: int, accept: str) -> bytes:
         try:
@@ -118,7 +117,7 @@ class Registry:
         return token
 
     def _get(self, url: httpx.URL, most_bytes: int, accept: str) -> bytes:
-        """Read an answer to its end, wherever it is. Raises _Busy, _Unauthorised, ModuleMissing, ModuleTooLarge."""
+        """Read an answer to its end, wherever it is. Raises Busy, _Unauthorised, ModuleMissing, ModuleTooLarge."""
         for _ in range(MOST_REDIRECTS + 1):
             self._see_that_there_is_time(0)
             headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "espalier"}
@@ -130,7 +129,7 @@ class Registry:
                         return self._content(answer, most_bytes)
                     url = self._trusted(answer.headers["Location"], "a redirect", url)
             except (httpx.HTTPError, UnicodeError) as error:  # the latter of a host that can have no name
-                raise _Busy(f"{type(error).__name__}: {str(error) or 'no reason given'}") from error
+                raise Busy(f"{type(error).__name__}: {str(error) or 'no reason given'}") from error
         raise ModuleMissing(f"{self._name} redirects more than {MOST_REDIRECTS} times")
 
     def _content(self, answer: httpx.Response, most_bytes: int) -> bytes:
@@ -139,9 +138,8 @@ class Registry:
         told = _told(answer.status_code, next(answer.iter_raw(), b""))
         if answer.status_code == 401:
             raise _Unauthorised(told, answer.headers.get("WWW-Authenticate", ""))
-        if answer.status_code == 429 or answer.status_code >= 500:
-            asked = answer.headers.get("Retry-After", "")
-            raise _Busy(told, float(asked) if asked.isascii() and asked.isdigit() else None)
+        if is_busy(answer.status_code):
+            raise Busy(told, asked_s(answer.headers))
         raise ModuleMissing(f"{self._name} cannot be fetched: {told}")
 
     def _read(self, answer: httpx.Response, most_bytes: int) -> bytes:
@@ -155,7 +153,7 @@ class Registry:
 
     def _see_that_there_is_time(self, num_bytes: int) -> None:
         if time.monotonic() > self._until:
-            raise ModuleMissing(f"{self._name} is too slow: it had {self._patience.total_s:g} s, and {num_bytes} bytes have come")
+            raise ModuleMissing(f"{self._name} is too slow: it had {self._total_s:g} s, and {num_bytes} bytes have come")
 
     def _trusted(self, address: str, what: str, base: httpx.URL | None = None) -> httpx.URL:
         """Read an address that the registry gave. Raises ModuleMissing where it is not https; on loopback http stays there."""
@@ -167,14 +165,6 @@ class Registry:
         if url.scheme != "https" and not (self._origin.scheme == url.scheme == "http" and _is_loopback(host)):
             raise ModuleMissing(f"{self._name}: {what} leads to {url.scheme}://{host}, which is not https")
         return url
-
-
-class _Busy(Exception):
-    """Another try may help, after asked_s seconds if the registry has said so."""
-
-    def __init__(self, told: str, asked_s: float | None = None) -> None:
-        super().__init__(told)
-        self.asked_s = asked_s
 
 
 class _Unauthorised(Exception):
