@@ -216,7 +216,7 @@ def test_a_module_sleeps_until_the_first_of_what_it_waits_for(
         ({"num_samples": 0}, "needs num_samples, a whole number from 1 on, and has 0"),
         ({"num_samples": 1.5}, "and has 1.5"),
         ({"num_samples": True}, "and has True"),
-        ({"metrics": {"loss": None}}, "has metric loss = None, which is no finite number"),
+        ({"metrics": {"loss": None}}, "has metric loss = None, which is no number of at most 1e"),
         ({"metrics": {"loss": float("nan")}}, "is no JSON: NaN is no number of JSON"),
         ({"update": [1]}, r"has no arrays by their names, but \[1\]"),
         ({"update": {"w": [1, 2, 3, 4]}}, "does not have the model's arrays: 'b' is in one of them only"),

@@ -1,13 +1,13 @@
 """What a module says of its fit, in JSON that may be anything."""
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 
+from flower_app.replies import METRIC_LIMIT
 from flower_app.text import cleaned
 from flower_app.workloads.interface import Arrays, Metrics
 from flower_app.workloads.wasm.faults import BadUpdate
@@ -28,7 +28,7 @@ def parsed(text: bytes, what: str) -> dict[str, Any]:
 
 
 def metrics_of(told: Mapping[str, Any], what: str) -> Metrics:
-    """Read its `metrics`: names, each with a finite number. Raises BadUpdate."""
+    """Read its `metrics`: names, each with a number that the server takes. Raises BadUpdate."""
     metrics = told.get("metrics")
     if not isinstance(metrics, dict) or len(metrics) > MOST_METRICS:
         raise BadUpdate(
@@ -37,19 +37,11 @@ def metrics_of(told: Mapping[str, Any], what: str) -> Metrics:
     for name, value in metrics.items():
         if not _NAME.fullmatch(name):
             raise BadUpdate(f"{what} of the module has a metric {shown(name)}: needed are at most 64 of A-Z a-z 0-9 _ . -")
-        if not is_finite(value):
-            raise BadUpdate(f"{what} of the module has metric {name} = {shown(value)}, which is no finite number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= METRIC_LIMIT:
+            raise BadUpdate(
+                f"{what} of the module has metric {name} = {shown(value)}, which is no number of at most {METRIC_LIMIT:g}"
+            )
     return {name: float(value) for name, value in metrics.items()}
-
-
-def is_finite(value: object) -> bool:
-    """Is it a number that a float can hold?"""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return False
 
 
 def is_whole(value: object, least: int) -> bool:
