@@ -86,6 +86,17 @@ def test_modules_that_run_at_once_have_each_their_own_time_and_end() -> None:
     assert engines.engine()._running == 0
 
 
+def test_ticks_that_are_late_are_not_of_a_module_that_starts_meanwhile() -> None:
+    here = engines.Engine()
+    here._due -= 1000
+    store = engines.wasmtime.Store(here.native)
+    here.set_deadline(store, 60)
+    here._go_on()
+    spoken = engines.wasmtime.Instance(store, engines.wasmtime.Module(here.native, fl1()), []).exports(store)["fl_abi"]
+    assert isinstance(spoken, engines.wasmtime.Func)
+    assert spoken(store) == 1
+
+
 def test_an_engine_holds_few_modules_ready() -> None:
     here = engines.Engine()
     module = engines.wasmtime.Module(here.native, b"\0asm\1\0\0\0")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
+from flower_app.config import RunConfig
 from flower_app.replies import METRIC_LIMIT, NUM_EXAMPLES, _counted
 from flower_app.workloads.wasm.faults import BadUpdate, ModuleInvalid, OutputFlood, TaskFailed, TaskFault
 from flower_app.workloads.wasm.fl1 import _metrics
@@ -86,6 +87,11 @@ def test_memory_may_grow_and_lie_above_two_gib() -> None:
         (global.set $top (i32.add (global.get $top) (i32.const 65536))) (global.get $top))
         (global $top (mut i32) (i32.const 0x80000000))"""
     assert run(fl1(FIRST, alloc=high), limits=replace(SMALL, memory_bytes=2100 << 20)).arrays["0.weight"][0, 0] == 42
+
+
+def test_a_module_may_be_given_the_longest_time_that_a_run_can_say() -> None:
+    (longest,) = (each.metadata["at_most"] for each in fields(RunConfig) if each.name == "wasm_timeout_s")
+    assert run(fl1(), limits=replace(SMALL, wall_s=longest)).metrics == {"loss": 0.5}
 
 
 def test_arrays_of_no_dimension_and_of_no_number_come_back() -> None:

@@ -1,7 +1,8 @@
 """Modules made ready to run. Compiling is done by a child of this process that has limits, and once for each module.
 
 `python -m flower_app.workloads.wasm.compiler CPU_S MEMORY_BYTES` compiles what comes on stdin and gives native code on stdout. It
-stays in the process group of its parent, so that it ends with it; it starts no process itself, and writes no file.
+stays in the process group of its parent, so that it ends with it; it starts no process itself, and writes no file. The bound on
+memory is the kernel's RLIMIT_AS, which macOS does not keep: there, time alone bounds it.
 """
 
 import os

@@ -4,6 +4,7 @@ Nothing is made when this is imported: ClientApps are forked from a process that
 """
 
 import hashlib
+import math
 import os
 import platform
 import sys
@@ -41,6 +42,7 @@ class Engine:
         self._modules: dict[str, wasmtime.Module] = {}
         self._lock = threading.Lock()
         self._running, self._stop = 0, threading.Event()
+        self._due = time.monotonic()
 
     def module(self, sha256: str) -> wasmtime.Module | None:
         """Give a module that is ready."""
@@ -59,7 +61,7 @@ class Engine:
         with self._lock:
             self._running += 1
             if self._running == 1:
-                self._stop = threading.Event()
+                self._stop, self._due = threading.Event(), time.monotonic()
                 threading.Thread(target=self._tick, args=(self._stop,), name="wasm-epochs", daemon=True).start()
         try:
             yield
@@ -69,13 +71,22 @@ class Engine:
                 if not self._running:
                     self._stop.set()
 
+    def set_deadline(self, store: wasmtime.Store, wall_s: float) -> None:
+        """Have what runs in a store stopped after so long, within ticking(). Ticks that are late by now are the others'."""
+        with self._lock:
+            self._go_on()
+            store.set_epoch_deadline(math.ceil(wall_s / TICK_S) + 1)
+
     def _tick(self, stop: threading.Event) -> None:
         """Go by the clock: on a busy machine this thread wakes late, and makes up for it."""
-        due = time.monotonic()
         while not stop.wait(TICK_S):
-            while due <= time.monotonic():
-                self.native.increment_epoch()
-                due += TICK_S
+            with self._lock:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        while self._due <= time.monotonic():
+            self.native.increment_epoch()
+            self._due += TICK_S
 
 
 def engine() -> Engine:

@@ -12,8 +12,8 @@ from flower_app.text import cleaned
 from flower_app.workloads.interface import Metrics
 from flower_app.workloads.wasm.abi import FL1, config_of
 from flower_app.workloads.wasm.engine import wasmtime
-from flower_app.workloads.wasm.faults import BadUpdate, ModuleInvalid, OutputFlood, TaskFailed, TaskMemory
-from flower_app.workloads.wasm.instance import MB, Instance, running
+from flower_app.workloads.wasm.faults import BadUpdate, ModuleInvalid, OutputFlood, TaskFailed
+from flower_app.workloads.wasm.instance import Instance, out_of_memory, running
 from flower_app.workloads.wasm.linear_memory import OutsideMemory
 from flower_app.workloads.wasm.report import is_whole, metrics_of, parsed, see_that_all_is_finite, shown
 from flower_app.workloads.wasm.task import Limits, Outcome, Task
@@ -51,8 +51,7 @@ def _put(instance: Instance, parts: Sequence[bytes | memoryview], what: str) -> 
     size = sum(map(len, parts))
     at = instance.call("fl_alloc", size) & _I32
     if not at:
-        given = f"{instance.limits.memory_bytes / MB:g} MB that it is given (wasm-memory-mb)"
-        raise TaskMemory(f"the module has no room for {size} bytes of {what} within the {given}")
+        raise out_of_memory(instance.limits, f"has no room for {size} bytes of {what} within")
     try:
         if at % ALIGNMENT:
             raise OutsideMemory(f"{at} is no multiple of {ALIGNMENT}")

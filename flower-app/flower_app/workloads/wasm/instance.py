@@ -1,6 +1,5 @@
 """A module that runs: in a store of its own, within its limits, until its time is up. What stops it is told as a TaskFault."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from typing import Any
 
 from flower_app.text import cleaned
 from flower_app.workloads.wasm.compiler import innermost, reason
-from flower_app.workloads.wasm.engine import STACK_BYTES, TICK_S, engine, wasmtime
+from flower_app.workloads.wasm.engine import STACK_BYTES, engine, wasmtime
 from flower_app.workloads.wasm.faults import (
     HostCallAbused,
     ModuleInvalid,
@@ -97,8 +96,7 @@ class Instance:
             given = f"{limits.table_elements} elements in each of {MOST_TABLES} tables"
             return TaskTable(f"the module needs more than the {given} that it is given: {reason(text)}")
         if text.startswith("memory minimum"):
-            given = f"{limits.memory_bytes / MB:g} MB that it is given (wasm-memory-mb)"
-            return TaskMemory(f"the module does not fit the {given}: {reason(text)}")
+            return out_of_memory(limits, "does not fit", f": {reason(text)}")
         return ModuleInvalid(f"the module cannot be started: {reason(text)}")
 
 
@@ -116,12 +114,17 @@ def running(module: wasmtime.Module, limits: Limits, link: Link | None = None) -
                 tables=MOST_TABLES,
                 memories=1,
             )
-            store.set_epoch_deadline(math.ceil(limits.wall_s / TICK_S) + 1)
+            here.set_deadline(store, limits.wall_s)
             instance = Instance(store, limits)
             instance.start(module, link)
             yield instance
         finally:
             store.close()
+
+
+def out_of_memory(limits: Limits, what: str, why: str = "") -> TaskMemory:
+    """Say that a module needs more memory than it may have."""
+    return TaskMemory(f"the module {what} the {limits.memory_bytes / MB:g} MB that it is given (wasm-memory-mb){why}")
 
 
 def out_of_time(limits: Limits) -> TaskTimeout:
