@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flower_app.workloads.wasm import faults
 from flower_app.workloads.wasm.task import Limits
+from flower_app.workloads.wasm.wasi import BYTES_OF_A_NUMBER
 from flower_app.workloads.wasm.workload import DATASETS, Wasm
 
 PAGE = (Path(__file__).parents[3] / "docs" / "wasm.md").read_text("utf-8")
@@ -21,7 +22,7 @@ def test_every_fault_is_told_as_it_is_told_in_the_code() -> None:
 
 def test_the_pages_limits_are_those_that_there_are() -> None:
     limits = Limits()
-    assert f"{limits.output_bytes >> 20} MB, " in PAGE
+    assert f"{BYTES_OF_A_NUMBER} bytes for each number of the model and 64 kB more, {limits.output_bytes >> 20} MB at most" in PAGE
     assert f"| {limits.module_bytes >> 20} MB |" in PAGE
     assert f"| {limits.table_elements:,} |" in PAGE
     assert f"own: {Wasm.defaults['wasm-memory-mb']} |" in PAGE
