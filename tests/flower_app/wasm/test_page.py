@@ -22,7 +22,8 @@ def test_every_fault_is_told_as_it_is_told_in_the_code() -> None:
 
 def test_the_pages_limits_are_those_that_there_are() -> None:
     limits = Limits()
-    assert f"{BYTES_OF_A_NUMBER} bytes for each number of the model and 64 kB more, {limits.output_bytes >> 20} MB at most" in PAGE
+    assert f"| stdout | {BYTES_OF_A_NUMBER} bytes for each number of the model" in PAGE
+    assert f" more, {limits.output_bytes >> 20} MB at most" in PAGE
     assert f"| {limits.module_bytes >> 20} MB |" in PAGE
     assert f"| {limits.table_elements:,} |" in PAGE
     assert f"own: {Wasm.defaults['wasm-memory-mb']} |" in PAGE
