@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 
 from flower_app.config import NodeConfig, RunConfig, device_wish
 from flower_app.measures import Stopwatch, architecture, peak_rss_bytes, rss_bytes, threads
-from flower_app.replies import ANSWERS, ARRAYS, CONFIG, FACTS, METRICS, MODEL_SHA256, NUM_EXAMPLES, ROUND, TIMINGS
+from flower_app.replies import ANSWERS, ARRAYS, CONFIG, FACTS, METRIC_LIMIT, METRICS, MODEL_SHA256, NUM_EXAMPLES, ROUND, TIMINGS
 from flower_app.updates import TRAIN
 from flower_app.wire import digest, records_of, to_arrays, to_record
 from flower_app.workloads import make_workload, settled
@@ -48,7 +48,7 @@ def take_turn(message: Message, context: Context, environment: Mapping[str, str]
                 trained = workload.train(arrays, settings, env)
             _check(trained.arrays, arrays, trained.num_examples)
         started_from = digest(arrays)
-    metrics = _named("train", trained.metrics if trained else {}) | _named("eval", score.metrics)
+    metrics = _named("train", trained.metrics if trained else {}) | _named("eval", _finite(score.metrics))
     own: dict[str, str | int | float] = {
         "node_name": node.name,
         "partition_id": node.partition_id,
@@ -92,6 +92,14 @@ def _check(trained: Arrays, arrived: Arrays, num_examples: int) -> None:
         raise WorkloadFault(f"train() gave the arrays {sorted(trained)}, the model has {sorted(arrived)}")
     if num_examples < 1:
         raise WorkloadFault(f"train() says that it saw {num_examples} examples; at least one is needed")
+
+
+def _finite(metrics: Metrics) -> Metrics:
+    """Leave out what a model that arrived scores beyond all numbers: it is nobody's here, and the site may be who mends it."""
+    lost = [name for name, value in metrics.items() if not abs(value) <= METRIC_LIMIT]
+    if lost:
+        print(f"of the model that arrived there is no finite {', '.join(lost)}", flush=True)
+    return {name: value for name, value in metrics.items() if name not in lost}
 
 
 def _named(prefix: str, metrics: Metrics) -> Metrics:

@@ -13,7 +13,7 @@ import pytest
 from flower_app.causes import APP_ERROR
 from flower_app.client_app import app
 from flower_app.wire import to_arrays, to_record
-from flower_app.workloads.interface import Arrays
+from flower_app.workloads.interface import Arrays, EvalResult
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 Ask = Callable[..., Message]
@@ -74,6 +74,17 @@ def test_the_same_round_gives_the_same_model_on_any_node_and_another_round_does_
     assert weight(ask(seed=43)) != first
     assert weight(ask(server_round=5)) != first
     assert weight(ask(node_config={"partition-id": 2, "num-partitions": 3})) != first
+
+
+def test_a_model_that_arrives_beyond_all_scores_is_trained_and_has_none(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beyond = {"loss": float("nan"), "gain": 1e200, "accuracy": 0.5}
+    monkeypatch.setattr("toy_workload.Toy.evaluate", lambda *_: EvalResult(5, beyond))
+    metrics = dict(ask().content.metric_records["metrics"])
+    assert {name for name in metrics if name.startswith("eval_")} == {"eval_accuracy"}
+    assert metrics["train_loss"] >= 0
+    assert "of the model that arrived there is no finite loss, gain" in capsys.readouterr().out
 
 
 def test_threads_are_those_that_the_node_was_given(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

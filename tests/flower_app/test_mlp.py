@@ -67,7 +67,18 @@ def test_an_answer_that_is_far_off_costs_a_finite_loss() -> None:
     assert mlp.score(arrays, some)["loss"] == pytest.approx(2e4)
 
 
-@pytest.mark.parametrize("text", ["", "64", "64-", "64-0-10", "64-x-10", "-64-10", "64-32-10-", "6٤-2", "1.5-2"])
+def test_weights_beyond_all_answers_have_no_score() -> None:
+    arrays = {name: np.full_like(values, 3e38) for name, values in mlp.first_arrays((4, 5, 2), 1).items()}
+    assert mlp.score(arrays, examples(4, 2)) == {}
+
+
+@pytest.mark.parametrize("text", ["100000-100000-10", "10000000-99999999-2"])
+def test_layers_that_nobody_could_hold_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"layers '{text}' has [0-9,]+ weights, and at most 100,000,000 are trained"):
+        mlp.parse_layers(text)
+
+
+@pytest.mark.parametrize("text", ["", "9" * 50 + "-2", "64", "64-", "64-0-10", "64-x-10", "-64-10", "64-32-10-", "6٤-2", "1.5-2"])
 def test_layers_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=f"layers needs features, hidden sizes and classes as in 64-32-10, got {text!r}"):
         mlp.parse_layers(text)
@@ -81,9 +92,10 @@ def test_layers_are_read() -> None:
 
 
 def test_examples_that_do_not_fit_are_told_with_the_node() -> None:
-    mlp.check_fit((4, 3), examples(4, 3), "north")
+    north = 'node "north"'
+    mlp.check_fit((4, 3), examples(4, 3), north)
     told = re.escape('node "north": an example has the shape (5,), and layers begins with 4')
     with pytest.raises(DataUnfit, match=told):
-        mlp.check_fit((4, 3), examples(5, 3), "north")
+        mlp.check_fit((4, 3), examples(5, 3), north)
     with pytest.raises(DataUnfit, match='node "north": label 2 needs 3 outputs, and the model has 2'):
-        mlp.check_fit((4, 1), examples(4, 3), "north")
+        mlp.check_fit((4, 1), examples(4, 3), north)

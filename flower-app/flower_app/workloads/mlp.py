@@ -5,6 +5,7 @@ Arrays are named as torch names those of `Sequential(Linear, ReLU, Linear, …)`
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from flower_app.workloads.partition import Examples, Labels
 from flower_app.workloads.scores import scores_of
 
 Floats = NDArray[np.float32]
+MOST_WEIGHTS = 100_000_000
+"""0.4 GB of float32; a site that trains them needs some four times as much."""
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -24,10 +27,11 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
     One output is allowed of a single layer only, which then tells two classes apart. Raises ConfigError (key `layers`).
     """
-    parts = text.split("-")
-    if len(parts) < 2 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise ConfigError(f"layers needs features, hidden sizes and classes as in 64-32-10, got {text!r}")
-    sizes = tuple(map(int, parts))
+    if not re.fullmatch("[1-9][0-9]{0,7}(-[1-9][0-9]{0,7})+", text):
+        raise ConfigError(f"layers needs features, hidden sizes and classes as in 64-32-10, got {text[:100]!r}")
+    sizes = tuple(map(int, text.split("-")))
+    if (weights := sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))) > MOST_WEIGHTS:
+        raise ConfigError(f"layers {text[:100]!r} has {weights:,} weights, and at most {MOST_WEIGHTS:,} are trained")
     if sizes[-1] == 1 and len(sizes) > 2:
         raise ConfigError(f"layers {text!r} has one output: a network needs one for each class, at least 2")
     return sizes
@@ -51,8 +55,14 @@ def first_arrays(sizes: Sequence[int], seed: int) -> Arrays:
 
 
 def score(arrays: Arrays, examples: Examples) -> Metrics:
-    """Give the loss (mean cross-entropy) and what scores_of() says of at least one example; x is (examples, features)."""
-    logits = logits_of(arrays, examples.x)
+    """Give the loss (mean cross-entropy) and what scores_of() says of at least one example; x is (examples, features).
+
+    Nothing where weights are so large that answers are no numbers.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits = logits_of(arrays, examples.x)
+    if not np.isfinite(logits).all():
+        return {}
     return {"loss": _cross_entropy(logits, examples.labels), **scores_of(logits, examples.labels)}
 
 
@@ -69,14 +79,14 @@ def logits_of(arrays: Arrays, x: Floats) -> Floats:
     return x
 
 
-def check_fit(sizes: Sequence[int], examples: Examples, node_name: str) -> None:
-    """See that the network takes the examples and has an output for each label. Raises DataUnfit."""
+def check_fit(sizes: Sequence[int], examples: Examples, who: str) -> None:
+    """See that the network takes the examples and has an output for each label; who: has them. Raises DataUnfit."""
     classes = max(sizes[-1], 2)
     if examples.x.ndim != 2 or examples.x.shape[1] != sizes[0]:
         told = f"an example has the shape {examples.x.shape[1:]}, and layers begins with {sizes[0]}"
-        raise DataUnfit(f'node "{node_name}": {told}')
+        raise DataUnfit(f"{who}: {told}")
     if (most := int(examples.labels.max(initial=0))) >= classes:
-        raise DataUnfit(f'node "{node_name}": label {most} needs {most + 1} outputs, and the model has {classes}')
+        raise DataUnfit(f"{who}: label {most} needs {most + 1} outputs, and the model has {classes}")
 
 
 def _cross_entropy(logits: Floats, labels: Labels) -> float:

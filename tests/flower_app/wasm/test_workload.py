@@ -108,6 +108,8 @@ def test_a_site_without_torch_is_told_what_its_runtime_needs(make_env: MakeEnv, 
         ({"warmup_share": 0.1}, "warmup-share 0.1 is more than"),
         ({"dataset": "clinic.safetensors"}, "layers is empty: a dataset of your own needs features, hidden sizes and classes"),
         ({"layers": "64"}, "layers needs features"),
+        ({"layers": "63-10"}, 'layers "63-10" does not fit digits: it needs to begin with 64 and end with 10 or more'),
+        ({"layers": "64-9"}, 'layers "64-9" does not fit digits'),
         ({"dataset": "tabular", "layers": "30-1"}, "logistic regression: wasm-module needs to name a module for it"),
         ({"dataset": "nothing", "layers": "4-2"}, "dataset 'nothing' is neither one that is built in"),
         ({"partitioner": "natural"}, "the data of digits have none"),
@@ -147,6 +149,22 @@ def test_depths_and_other_built_in_examples_train(make_env: MakeEnv) -> None:
         before, after = (wasm.server_evaluate(each)["loss"] for each in (arrays, trained.arrays))
         assert after < before
         assert wasm.quick_evaluate(arrays, 20).keys() == wasm.server_evaluate(arrays).keys()
+
+
+def test_a_site_that_holds_nothing_back_trains_and_scores_nothing(make_env: MakeEnv) -> None:
+    wasm = workload(eval_share=0.0)
+    trained = wasm.train(wasm.initial_arrays(), {}, make_env())
+    assert trained.num_examples > 300
+    scored = wasm.evaluate(trained.arrays, {}, make_env())
+    assert (scored.num_examples, scored.metrics) == (0, {})
+
+
+def test_a_test_set_that_does_not_fit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESPALIER_DATA_DIRS", str(tmp_path))
+    write_tensors(tmp_path / "clinic.safetensors", {"x": np.ones((50, 3)), "y": np.arange(50) % 3}, {})
+    wasm = workload(dataset="clinic.safetensors", layers="3-2")
+    with pytest.raises(DataUnfit, match="the test set: label 2 needs 3 outputs, and the model has 2"):
+        wasm.server_evaluate(wasm.initial_arrays())
 
 
 @pytest.mark.parametrize(

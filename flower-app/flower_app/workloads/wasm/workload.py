@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
+from math import prod
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,12 +55,20 @@ class Wasm:
         if not (self.config.layers or layers):
             raise ConfigError("layers is empty: a dataset of your own needs features, hidden sizes and classes, as 64-32-10")
         self.sizes = mlp.parse_layers(self.config.layers or layers)
+        if layers:
+            self._see_that_they_fit(mlp.parse_layers(layers))
         if mlp.is_logistic(self.sizes) and not self.config.wasm_module:
             raise ConfigError(
                 "layers ends with 1, which is Propeller's logistic regression: wasm-module needs to name a module for it"
             )
         self._source = kind(self.config)
         self._found: Found | None = None
+
+    def _see_that_they_fit(self, own: tuple[int, ...]) -> None:
+        """Raise ConfigError for layers that do not fit built-in examples, whose own layers do."""
+        if self.sizes[0] != own[0] or max(self.sizes[-1], 2) < own[-1]:
+            needs = f"begin with {own[0]} and end with {own[-1]} or more"
+            raise ConfigError(f'layers "{self.config.layers}" does not fit {self.config.dataset}: it needs to {needs}')
 
     def initial_arrays(self) -> Arrays:
         """Draw the first weights from the run's seed."""
@@ -97,11 +106,16 @@ class Wasm:
 
     def server_evaluate(self, arrays: Arrays) -> Metrics:
         """Score on the test set, which no site trains on; nothing where this machine has none."""
-        return self._source.scored_on_test(lambda test: mlp.score(arrays, _flat(test)))
+        return self._source.scored_on_test(lambda test: self._scored(arrays, test))
 
     def quick_evaluate(self, arrays: Arrays, num_examples: int) -> Metrics:
         """Score on so many examples of the test split, the same ones in each round."""
-        return self._source.scored_on_test(lambda test: mlp.score(arrays, _flat(test)), num_examples)
+        return self._source.scored_on_test(lambda test: self._scored(arrays, test), num_examples)
+
+    def _scored(self, arrays: Arrays, test: Examples) -> Metrics:
+        test = _flat(test)
+        mlp.check_fit(self.sizes, test, "the test set")
+        return mlp.score(arrays, test)
 
     def own_examples(self, env: NodeEnv) -> tuple[Examples, Examples]:
         """Give this site's examples to train on and those held back, x as float32 (examples, features).
@@ -110,7 +124,7 @@ class Wasm:
         """
         kept, held = map(_flat, self._source.own_examples(env))
         for examples in (kept, held):
-            mlp.check_fit(self.sizes, examples, env.node_name)
+            mlp.check_fit(self.sizes, examples, f'node "{env.node_name}"')
         return kept, held
 
     def hyperparameters(self, proximal_mu: float, seed: int) -> Hyperparameters:
@@ -195,7 +209,7 @@ def _own(env: NodeEnv, key: str, default: float) -> float:
 
 
 def _flat(examples: Examples) -> Examples:
-    return replace(examples, x=examples.x.reshape(len(examples), -1))
+    return replace(examples, x=examples.x.reshape(len(examples), prod(examples.x.shape[1:])))
 
 
 def _work(count: int, hyperparameters: Hyperparameters) -> tuple[int, int]:
