@@ -1,5 +1,6 @@
 """What a site keeps of its updates is whole, is its own, says nothing of a patient, and does not grow."""
 
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from flower_app.config import ConfigError, RunConfig
 from flower_app.wire import digest
 from flower_app.workloads.interface import Arrays, NodeEnv
-from flower_app.workloads.wasm import kept, receipts
+from flower_app.workloads.wasm import kept, native_code, receipts
 from flower_app.workloads.wasm.receipts import (
     Receipt,
     ReceiptUnreadable,
@@ -199,6 +200,28 @@ def test_clientapps_may_keep_modules_and_let_go_of_them_at_once(tmp_path: Path, 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(keep_many, range(4)))
     assert len(list((tmp_path / kept.FOLDER).iterdir())) <= 1
+
+
+def test_a_cache_that_is_read_only_gives_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:  # a file system cannot be mounted read-only here
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    kept.keep(tmp_path, WASM)
+    native_code.keep(tmp_path, "a" * 64, b"native")
+    monkeypatch.setattr(os, "utime", refuse)
+    assert kept.read_kept(tmp_path, hashlib.sha256(WASM).hexdigest()) == WASM
+    assert native_code.read(tmp_path, "a" * 64) == b"native"
+
+
+def test_a_folder_in_place_of_what_is_kept_is_nothing_kept(tmp_path: Path) -> None:
+    kept.keep(tmp_path, WASM)
+    native_code.keep(tmp_path, "a" * 64, b"native")
+    for folder in (kept.FOLDER, native_code.FOLDER):
+        (path,) = (tmp_path / folder).iterdir()
+        path.unlink()
+        path.mkdir()
+    assert kept.read_kept(tmp_path, hashlib.sha256(WASM).hexdigest()) is None
+    assert native_code.read(tmp_path, "a" * 64) is None
 
 
 def test_a_kept_module_that_was_changed_is_gone(tmp_path: Path) -> None:

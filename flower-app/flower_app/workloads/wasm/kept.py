@@ -5,6 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ SCRATCH_S = 3600.0
 
 
 def read_kept(cache_dir: Path | None, sha256: str, kind: Kind = "wasm") -> bytes | None:
-    """Give what has this sha256; None where it is not kept. A file that was changed since is deleted. Raises OSError."""
+    """Give what has this sha256; None where it is not kept, or cannot be read. A file that was changed since is deleted."""
     if cache_dir is None:
         return None
     path = cache_dir / FOLDER / f"{sha256}.{kind}"
@@ -25,9 +26,9 @@ def read_kept(cache_dir: Path | None, sha256: str, kind: Kind = "wasm") -> bytes
         if hashlib.sha256(content).hexdigest() != sha256:
             path.unlink(missing_ok=True)
             return None
-        os.utime(path)  # what is used stays longest
-    except FileNotFoundError:
+    except OSError:
         return None
+    mark_as_used(path)
     return content
 
 
@@ -39,6 +40,12 @@ def keep(cache_dir: Path | None, content: bytes, kind: Kind = "wasm") -> None:
     if read_kept(cache_dir, sha256, kind) is None:
         write_whole(folder / f"{sha256}.{kind}", content)
     bound(folder, MOST_FILES, MOST_BYTES)
+
+
+def mark_as_used(file: Path | int) -> None:
+    """Let a file, or that of a descriptor, stay longest; in a folder that is read-only nothing is let go of."""
+    with suppress(OSError):
+        os.utime(file)
 
 
 def write_whole(path: Path, content: bytes) -> None:

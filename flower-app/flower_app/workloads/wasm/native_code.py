@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from flower_app.workloads.wasm.engine import config_digest
-from flower_app.workloads.wasm.kept import bound, write_whole
+from flower_app.workloads.wasm.kept import bound, mark_as_used, write_whole
 
 FOLDER = Path("wasm", "compiled")
 MOST_FILES, MOST_BYTES = 16, 512 << 20
@@ -24,12 +24,17 @@ def read(cache_dir: Path | None, sha256: str) -> bytes | None:
         descriptor = os.open(_path(cache_dir, sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         told = os.fstat(descriptor)
         if not stat.S_ISREG(told.st_mode) or not _is_ours(told):
             return None
-        content = file.read()
-        os.utime(descriptor)  # what is used stays longest
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read()
+        mark_as_used(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     native = content[_DIGEST_BYTES:]
     return native if hashlib.sha256(native).digest() == content[:_DIGEST_BYTES] else None
 
