@@ -35,20 +35,24 @@ class WrittenFile:
 
 
 def write_tensors(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> WrittenFile:
-    """Write, fsync, rename, fsync the folder.
+    """Write, fsync, rename, fsync the folder; what was written half is deleted.
 
-    Raises TypeError for a dtype that safetensors does not know.
+    Raises OSError; TypeError for a dtype that safetensors does not know.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = part_of(path)
     digest, size = hashlib.sha256(), 0
-    with scratch.open("wb") as file:
-        for chunk in chunks(arrays, metadata):
-            digest.update(chunk)
-            size += file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    try:
+        with scratch.open("wb") as file:
+            for chunk in chunks(arrays, metadata):
+                digest.update(chunk)
+                size += file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)  # of a disk that is full
+        raise
     fsync_folder(path.parent)
     return WrittenFile(path, digest.hexdigest(), size)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +50,14 @@ def test_a_dtype_that_safetensors_does_not_know_is_named(tmp_path: Path) -> None
     with pytest.raises(TypeError, match="array w has dtype complex64"):
         write_tensors(tmp_path / "m.safetensors", {"w": np.ones(1, np.complex64)}, {})
     assert not (tmp_path / "m.safetensors").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_file_that_finds_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:  # where many file systems tell that the disk is full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        write_tensors(tmp_path / "m.safetensors", {"w": np.ones(1000, np.float32)}, {})
+    assert list(tmp_path.iterdir()) == []

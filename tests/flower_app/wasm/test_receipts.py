@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flower_app import tensor_file
 from flower_app.config import ConfigError, RunConfig
 from flower_app.wire import digest
 from flower_app.workloads.interface import Arrays, NodeEnv
@@ -143,6 +144,50 @@ def test_what_a_killed_writer_left_goes_as_the_rest_does(tmp_path: Path, monkeyp
         os.utime(path, (1, 1))
     keep(tmp_path, receipt(), MODEL, WASM)
     assert [path.name for path in (tmp_path / "wasm/receipts").iterdir()] == ["9f"]
+
+
+@pytest.mark.parametrize("last", ["write_tensors", "kept.write_whole"])
+def test_a_full_disk_keeps_no_half_and_lets_go_of_old_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str) -> None:
+    def refuse(*_: object) -> None:  # the disk is full from here on
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for round_ in (1, 2):
+        keep(tmp_path, receipt("old", round_), MODEL, WASM)
+        os.utime(find_receipts(tmp_path, "old", round_)[0], (round_, round_))
+    monkeypatch.setattr(receipts, "MOST", 1)
+    monkeypatch.setattr(f"flower_app.workloads.wasm.receipts.{last}", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        keep(tmp_path, receipt(), MODEL, WASM)
+    assert files(tmp_path / "wasm/receipts") == [f"old/round-2-part-1.{kind}" for kind in ("json", "safetensors")]
+
+
+def test_a_folder_that_another_takes_while_it_is_empty_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def part_of(path: Path) -> Path:
+        if taken:
+            taken.pop().rmdir()
+        return files_part_of(path)
+
+    taken, files_part_of = [tmp_path / "wasm/receipts/9f"] * receipts.TRIES, tensor_file.part_of
+    monkeypatch.setattr(tensor_file, "part_of", part_of)
+    with pytest.raises(FileNotFoundError):
+        keep(tmp_path, receipt(), MODEL, WASM)
+    taken.append(tmp_path / "wasm/receipts/9f")
+    keep(tmp_path, receipt(), MODEL, WASM)
+    assert taken == []
+    assert read_receipt(find_receipts(tmp_path)[0])[0].run_id == "9f"
+
+
+def test_clientapps_of_several_runs_lose_no_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "MOST", 8)
+
+    def keep_many(who: int) -> None:
+        for number in range(40):
+            keep(tmp_path, receipt(f"{who}-{number}"), MODEL, WASM)
+            find_receipts(tmp_path)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(keep_many, range(4)))
+    assert 1 <= len(find_receipts(tmp_path)) <= 8
 
 
 @pytest.mark.parametrize("spoil", ["json", "version", "field", "model"])

@@ -74,7 +74,7 @@ def remove_scratch(folder: Path) -> None:
     """Delete the scratch files of writers that were killed. Raises OSError."""
     before_ns = time.time_ns() - int(SCRATCH_S * 1e9)
     for path in filter(_is_scratch, folder.iterdir()):
-        told = _stat(path)
+        told = stat_of(path)
         if told and told.st_mtime_ns < before_ns:
             path.unlink(missing_ok=True)
 
@@ -86,7 +86,7 @@ def remove_oldest(groups: Iterable[Sequence[Path]], most: int, most_bytes: int) 
     """
     known = []
     for group in groups:
-        told = [found for path in group if (found := _stat(path))]
+        told = [found for path in group if (found := stat_of(path))]
         if told:
             known.append((told[0].st_mtime_ns, sum(each.st_size for each in told), group))
     left = sum(size for _, size, _ in known)
@@ -99,13 +99,13 @@ def remove_oldest(groups: Iterable[Sequence[Path]], most: int, most_bytes: int) 
         left -= size
 
 
-def _is_scratch(path: Path) -> bool:
-    return path.name.startswith(".")
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    """Look at a file that another ClientApp may delete meanwhile."""
+def stat_of(path: Path) -> os.stat_result | None:
+    """Look at a file; None where another ClientApp has deleted it meanwhile."""
     try:
         return path.stat()
     except FileNotFoundError:
         return None
+
+
+def _is_scratch(path: Path) -> bool:
+    return path.name.startswith(".")

@@ -26,6 +26,7 @@ from flower_app.workloads.wasm.task import Hyperparameters, Limits, Outcome, Tas
 FOLDER = Path("wasm", "receipts")
 VERSION = 1
 MOST, MOST_BYTES = 32, 512 << 20
+TRIES = 10
 _PATH_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -102,21 +103,21 @@ def keep(cache_dir: Path, receipt: Receipt, model_in: Arrays, wasm: bytes) -> No
     """
     if not _PATH_SAFE.fullmatch(receipt.run_id):
         raise ConfigError(f"run id {receipt.run_id[:100]!r} can name no folder: letters, digits, dot, dash and underscore only")
-    kept.keep(cache_dir, wasm)
-    path = cache_dir / FOLDER / receipt.run_id / f"round-{receipt.round}-part-{receipt.partition_id}.json"
-    for folder in (cache_dir / FOLDER, path.parent):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # of an earlier try of the round, whose model it is no more
-    write_tensors(_model_of(path), model_in, {})
-    kept.write_whole(path, (json.dumps(asdict(receipt), indent=2, allow_nan=False) + "\n").encode())
-    _let_go_of_the_oldest(cache_dir / FOLDER)
+    folder = cache_dir / FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / receipt.run_id / f"round-{receipt.round}-part-{receipt.partition_id}.json"
+    try:
+        kept.keep(cache_dir, wasm)
+        _write(path, receipt, model_in)
+    finally:
+        _let_go_of_the_oldest(folder)  # most of all where the disk is full
 
 
 def find_receipts(cache_dir: Path, run_id: str | None = None, round: int | None = None) -> list[Path]:
     """Find receipts, of a run or a round of it if that is said, the newest first."""
-    found = (cache_dir / FOLDER).glob(f"*/round-{'*' if round is None else round}-part-*.json")
-    mine = [path for path in found if run_id in (None, path.parent.name)]
-    return sorted(mine, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found = _find(cache_dir / FOLDER, f"round-{'*' if round is None else round}-part-*.json")
+    mine = [(told.st_mtime_ns, path) for path in found if run_id in (None, path.parent.name) and (told := kept.stat_of(path))]
+    return [path for _, path in sorted(mine, key=lambda each: each[0], reverse=True)]
 
 
 def read_receipt(path: Path) -> tuple[Receipt, Arrays]:
@@ -134,14 +135,45 @@ def read_receipt(path: Path) -> tuple[Receipt, Arrays]:
         raise ReceiptUnreadable(f"{path} is no whole receipt: {error}") from error
 
 
+def _write(path: Path, receipt: Receipt, model_in: Arrays) -> None:
+    """Write both files or none. Raises OSError.
+
+    Another ClientApp that lets go of old runs may take the folder while it is empty, so there are some tries.
+    """
+    text = json.dumps(asdict(receipt), indent=2, allow_nan=False) + "\n"
+    for left in reversed(range(TRIES)):
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.unlink(missing_ok=True)  # of an earlier try of the round, whose model it is no more
+            write_tensors(_model_of(path), model_in, {})
+            kept.write_whole(path, text.encode())
+            return
+        except FileNotFoundError:
+            if not left:
+                raise
+        except OSError:
+            _model_of(path).unlink(missing_ok=True)
+            raise
+
+
 def _let_go_of_the_oldest(folder: Path) -> None:
     """Keep so many updates and bytes, with what a writer that was killed has left; a run of which nothing is left goes too."""
-    updates = {path.with_suffix(".json") for path in folder.glob("*/round-*")}
+    updates = {path.with_suffix(".json") for path in _find(folder, "round-*")}
     kept.remove_oldest([(each, _model_of(each), part_of(_model_of(each))) for each in updates], MOST, MOST_BYTES)
     for run in folder.iterdir():
         with suppress(OSError):  # it is not empty
             kept.remove_scratch(run)
             run.rmdir()
+
+
+def _find(folder: Path, pattern: str) -> list[Path]:
+    """Find files of all runs, while another ClientApp may delete some of them with their folders."""
+    found: list[Path] = []
+    with suppress(FileNotFoundError):
+        for run in folder.iterdir():
+            with suppress(OSError):
+                found += run.glob(pattern)
+    return found
 
 
 def _model_of(path: Path) -> Path:
