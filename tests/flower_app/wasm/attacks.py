@@ -24,7 +24,7 @@ from tests.flower_app.wasm.guests import ABI, ALLOC, MEMORY, REPORT, TENSORS, as
 LOOP = "(loop $again (br $again))"
 LEAF = "(func $leaf) (type $other (func (param i32)))"
 PIECES = "(i32.const 0) (i32.const 1) (i32.const 64)"
-NO_RIGHTS = "(i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 0)"
+ROOMY = '(memory (export "memory") 200)'
 ONE_HOUR = data(0, (7).to_bytes(16, "little") + (1).to_bytes(8, "little") + (3600 * 10**9).to_bytes(24, "little"))
 
 
@@ -120,6 +120,25 @@ ATTACKS: dict[type[TaskFault], dict[str, tuple[str, Callable[[], bytes]]]] = {
             WALL,
             of_wasi("(drop (call $poll_oneoff (i32.const 0) (i32.const 128) (i32.const 1) (i32.const 256)))", ONE_HOUR),
         ),
+        "random numbers in a straight line": (
+            WALL,
+            of_wasi("(drop (call $random_get (i32.const 0) (i32.const 1048576)))" * 5000, memory=ROOMY),
+        ),
+        "stderr in a straight line": (
+            WALL,
+            of_wasi(
+                "(drop (call $fd_write (i32.const 2) (i32.const 0) (i32.const 1024) (i32.const 20000)))" * 20_000,
+                data(0, (bytes(4) + (65536).to_bytes(4, "little")) * 1024),
+            ),
+        ),
+        "copies in a straight line": (
+            WALL,
+            of_fl1("(memory.copy (i32.const 0) (i32.const 8) (i32.const 13000000))" * 3000, memory=ROOMY),
+        ),
+        "copies in a straight line to an end of its own": (
+            WALL,
+            of_wasi("(memory.copy (i32.const 0) (i32.const 8) (i32.const 13000000))" * 3000 + exits(3), memory=ROOMY),
+        ),
     },
     TaskMemory: {
         "much memory at once": (
@@ -200,16 +219,24 @@ ATTACKS: dict[type[TaskFault], dict[str, tuple[str, Callable[[], bytes]]]] = {
             of_wasi("(drop (call $poll_oneoff (i32.const 0) (i32.const -32) (i32.const 1) (i32.const 64)))"),
         ),
         "wild environment": (
-            "the module called the host with what leads nowhere: Pointer out of bounds",
+            r"environ_get with what leads nowhere: \d+ bytes at 4294967288 do not lie",
             of_wasi("(drop (call $environ_get (i32.const -8) (i32.const -8)))"),
         ),
-        "wild path": (
+        "wild places of the environment": (
+            "environ_get with what leads nowhere: 24 bytes at 4294967288 do not lie",
+            of_wasi("(drop (call $environ_get (i32.const -8) (i32.const 8)))"),
+        ),
+        "wild size of the environment": (
+            "environ_sizes_get with what leads nowhere: 4 bytes at 4294967295",
+            of_wasi("(drop (call $environ_sizes_get (i32.const 0) (i32.const -1)))"),
+        ),
+        "wild time": (
             "the module called the host with what leads nowhere: Pointer out of bounds",
-            of_wasi(f"(drop (call $path_open (i32.const 3) (i32.const 0) (i32.const -8) (i32.const 100) {NO_RIGHTS}))"),
+            of_wasi("(drop (call $clock_time_get (i32.const 0) (i64.const 0) (i32.const -8)))"),
         ),
         "random numbers without end": (
-            "requested len 100000000 exceeds limit",
-            of_wasi("(drop (call $random_get (i32.const 0) (i32.const 100000000)))", memory='(memory (export "memory") 200)'),
+            "the module called random_get for 1048577 bytes, and a site gives 1048576 at once",
+            of_wasi("(drop (call $random_get (i32.const 0) (i32.const 1048577)))", memory=ROOMY),
         ),
     },
     OutputFlood: {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flower_app.workloads.wasm.compiler import compiled
-from flower_app.workloads.wasm.faults import BadUpdate, OutputFlood, TaskFailed, TaskFault, TaskMemory
+from flower_app.workloads.wasm.faults import BadUpdate, OutputFlood, TaskFailed, TaskFault, TaskMemory, TaskTimeout
 from flower_app.workloads.wasm.instance import running
 from flower_app.workloads.wasm.propeller import data_of, told_of, update_of
 from flower_app.workloads.wasm.sandbox import run_module
@@ -18,7 +18,7 @@ from flower_app.workloads.wasm.task import Limits, Outcome, Task
 from flower_app.workloads.wasm.wasi import KEPT_STDERR_BYTES, HostCalls
 from hypothesis import given, settings
 
-from tests.flower_app.wasm.guests import SMALL, anything, data, exits, says, task, wasi
+from tests.flower_app.wasm.guests import BRIEF, SMALL, anything, data, exits, says, task, wasi
 
 LOGISTIC = {"w": np.array([0.1, -2.5, 3e-8, 1e30], np.float32), "b": np.array(0.25, np.float32)}
 ENVIRONMENT = (
@@ -44,9 +44,9 @@ def update(**changes: Any) -> bytes:
     return json.dumps({name: value for name, value in (told | changes).items() if value is not ...}).encode()
 
 
-def run_calls(module: bytes, environment: dict[str, str] | None = None) -> HostCalls:
+def run_calls(module: bytes, environment: dict[str, str] | None = None, limits: Limits = SMALL) -> HostCalls:
     calls = HostCalls(environment or {}, numbers=16)
-    with running(compiled(module, hashlib.sha256(module).hexdigest(), None), SMALL, calls.link) as instance:
+    with running(compiled(module, hashlib.sha256(module).hexdigest(), None), limits, calls.link) as instance:
         instance.call("_start")
     return calls
 
@@ -95,6 +95,12 @@ def test_its_environment_is_what_it_is_told_and_nothing_of_ours(monkeypatch: pyt
     monkeypatch.setenv("SECRET", "ours")
     calls = run_calls(wasi(ENVIRONMENT + WRITE_ENVIRONMENT + FLUSH), {"A": "x" * 3000, "B": '{"ä":1}'})
     assert bytes(calls.stdout).decode() == "A=" + "x" * 3000 + '\0B={"ä":1}\0'
+
+
+def test_a_straight_line_of_host_calls_is_stopped() -> None:
+    asks = wasi("(drop (call $environ_get (i32.const 0) (i32.const 64)))" * 5000, memory='(memory (export "memory") 200)')
+    with pytest.raises(TaskTimeout):
+        run_calls(asks, {"A": "x" * 10_000_000}, BRIEF)
 
 
 def test_long_arrays_are_written_whole() -> None:

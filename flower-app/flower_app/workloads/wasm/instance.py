@@ -46,6 +46,11 @@ class Instance:
         """Does it export something of this name?"""
         return name in self._exports
 
+    def see_that_time_is_left(self) -> None:
+        """Raise TaskTimeout. wasmtime itself looks at a loop and where a function begins: not in a straight line."""
+        if time.monotonic() >= self.deadline:
+            raise out_of_time(self.limits)
+
     def start(self, module: wasmtime.Module, link: Link | None) -> None:
         """Instantiate, which runs its start function. Raises TaskFault."""
         with self._told():
@@ -68,10 +73,13 @@ class Instance:
         except (wasmtime.Trap, wasmtime.WasmtimeError, TaskFault) as stopped:
             if self.fault is not None:  # wasmtime hands on what a host function raised by a global, which threads share
                 raise self.fault from None
+            if isinstance(stopped, wasmtime.ExitTrap):
+                self.see_that_time_is_left()
             if isinstance(stopped, wasmtime.ExitTrap | TaskFault):
                 raise
             told = self._trapped(stopped) if isinstance(stopped, wasmtime.Trap) else self._refused(str(stopped))
             raise told from None
+        self.see_that_time_is_left()
 
     def _trapped(self, trap: wasmtime.Trap) -> TaskFault:
         code, codes = trap.trap_code, wasmtime.TrapCode
