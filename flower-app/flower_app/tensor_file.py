@@ -9,12 +9,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flower_app.config import ConfigError
 from flower_app.files import fsync_folder, part_of
 from flower_app.workloads.interface import Arrays
 
@@ -60,12 +63,23 @@ def write_tensors(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> Wr
 def read_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:
     """Give the arrays and the metadata.
 
-    Raises FileNotFoundError, safetensors.SafetensorError.
+    Raises FileNotFoundError, ConfigError as safetensors(); SafetensorError, also for a dtype that DTYPES has not.
     """
-    from safetensors import safe_open
+    library = safetensors()
+    with library.safe_open(path, framework="numpy") as file:
+        names = file.offset_keys()
+        for name in names:
+            if (dtype := file.get_slice(name).get_dtype()) not in DTYPES.values():
+                raise library.SafetensorError(f"array {name} is of dtype {dtype}, and can be one of {', '.join(DTYPES.values())}")
+        return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
 
-    with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.offset_keys()}, dict(file.metadata() or {})
+
+def safetensors() -> ModuleType:
+    """Import the library, which only who reads a file needs. Raises ConfigError where it is not installed."""
+    try:
+        return import_module("safetensors")
+    except ModuleNotFoundError as missing:
+        raise ConfigError("to read a safetensors file needs safetensors: pip install 'espalier[wasm]'") from missing
 
 
 def chunks(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:

@@ -102,3 +102,9 @@ def test_the_page_quotes_what_is_told() -> None:
     sentences = [sentence for _, _, sentence in told.args[1]]
     assert len(quoted) == 9
     assert [line for line in quoted if not any(sentence.startswith(line.rstrip("; ")) for sentence in sentences)] == []
+
+
+def test_a_label_that_int64_does_not_hold_is_told() -> None:
+    with pytest.raises(DataUnfit, match=r'node "a": label 18446744073709551615 of example 1 is more than int64 holds'):
+        check_labels(np.array([0, 2**64 - 1, 1], np.uint64), "a")
+    check_labels(np.array([0, 2**63 - 1], np.uint64), "a")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +60,7 @@ def test_a_file_that_is_none_is_told(folder: Path) -> None:
     with pytest.raises(DataMissing, match=r"there is no clinic.safetensors in .*; put the site's examples there, x and y"):
         source().load(None)
     (folder / "clinic.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(DataUnfit, match=r"clinic.safetensors is no safetensors file: "):
+    with pytest.raises(DataUnfit, match=r"clinic.safetensors is no safetensors file that can be read: "):
         source().load(None)
 
 
@@ -70,3 +73,31 @@ def test_a_run_cannot_name_what_lies_elsewhere(dataset: str) -> None:
 def test_a_dataset_that_nobody_knows_is_told() -> None:
     with pytest.raises(ConfigError, match=r"dataset 'dgits' is neither one that is built in nor the name of a .safetensors file"):
         source("dgits")
+
+
+@pytest.mark.parametrize(("dtype", "size_bytes"), [("BF16", 24), ("F8_E4M3", 12), ("C64", 96)])
+def test_a_dtype_that_numpy_has_not_is_named_with_its_file(folder: Path, dtype: str, size_bytes: int) -> None:
+    told = {"x": {"dtype": dtype, "shape": [4, 3], "data_offsets": [0, size_bytes]}}
+    header = json.dumps(told).encode()
+    (folder / "clinic.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size_bytes))
+    with pytest.raises(DataUnfit, match=rf"clinic.safetensors is no .*: array x is of dtype {dtype}, and can be one of F64, F32"):
+        source().load(None)
+
+
+def test_a_pipe_or_a_folder_is_no_file(folder: Path) -> None:
+    os.mkfifo(folder / "clinic.safetensors")
+    (folder / "other.safetensors").mkdir()
+    for name in ("clinic", "other"):
+        with pytest.raises(DataUnfit, match=rf"{name}.safetensors is no file"):
+            source(f"{name}.safetensors").load(None)
+
+
+def test_a_name_that_is_too_long_is_told(folder: Path) -> None:
+    with pytest.raises(DataMissing, match=r"'x{100}' cannot be looked for in .*: File name too long"):
+        source("x" * 300 + ".safetensors").load(None)
+
+
+def test_a_site_without_the_library_is_told_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ConfigError, match=r"needs safetensors: pip install 'espalier\[wasm\]'"):
+        source().load(None)

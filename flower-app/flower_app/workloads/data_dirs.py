@@ -25,8 +25,11 @@ def find_data(name: str, folders: Sequence[Path], how: str) -> Path:
     """
     see_that_it_stays_below(name)
     for folder in folders:
-        if (folder / name).exists():
-            return folder / name
+        try:
+            if (folder / name).exists():
+                return folder / name
+        except OSError as error:  # a name that is too long, a folder that is another user's
+            raise DataMissing(f"{name[:100]!r} cannot be looked for in {folder}: {error.strerror}") from error
     looked = ", ".join(map(str, folders)) or f"no folder: {DATA_DIRS} is not set"
     raise DataMissing(f"there is no {name} in {looked}; {how}")
 

@@ -40,6 +40,9 @@ def check_labels(labels: NDArray[Any], node_name: str, count: int | None = None,
     if labels.min() < 0:
         place = int(np.argmax(labels < 0))
         raise _unfit(node_name, f"label {labels[place]} of example {place} is negative")
+    if labels.max() > (most := np.iinfo(np.int64).max):  # of uint64
+        place = int(np.argmax(labels > most))
+        raise _unfit(node_name, f"label {labels[place]} of example {place} is more than int64 holds")
     found = np.unique(labels)
     if len(found) < classes:
         only = f"all {len(labels)} examples have the label {found[0]}" if len(found) == 1 else f"there are {len(found)} classes"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flower_app.config import ConfigError, RunConfig
-from flower_app.tensor_file import read_tensors
+from flower_app.tensor_file import read_tensors, safetensors
 from flower_app.workloads.data_dirs import data_dirs, find_data, see_that_it_stays_below
 from flower_app.workloads.guards import DataUnfit
 from flower_app.workloads.partition import Examples
@@ -25,14 +25,15 @@ class TensorExamples(SiteExamples):
             raise ConfigError(f"dataset {config.dataset!r} is neither one that is built in nor the name of a {SUFFIX} file")
 
     def load(self, cache_dir: Path | None) -> Examples:
-        """Give what the file holds. Raises DataMissing, DataUnfit."""
-        from safetensors import SafetensorError
-
+        """Give what the file holds. Raises DataMissing, DataUnfit; ConfigError where safetensors is not installed."""
+        unreadable = safetensors().SafetensorError
         file = find_data(self.config.dataset, data_dirs(), "put the site's examples there, x and y in one safetensors file")
+        if not file.is_file():  # a pipe would never end
+            raise DataUnfit(f"{file} is no file")
         try:
             tensors, _ = read_tensors(file)
-        except (SafetensorError, OSError) as error:
-            raise DataUnfit(f"{file} is no safetensors file: {error}") from error
+        except (unreadable, OSError) as error:
+            raise DataUnfit(f"{file} is no safetensors file that can be read: {error}") from error
         if missing := {"x", "y"} - tensors.keys():
             raise DataUnfit(f"{file} has no {' and no '.join(sorted(missing))}: it holds {', '.join(tensors) or 'nothing'}")
         shapes = {name: tensors[name].shape for name in ("x", "y", "groups") if name in tensors}
