@@ -109,9 +109,10 @@ def task_again(receipt: Receipt, model_in: Arrays, cache_dir: Path) -> Task:
 
     Raises NotVerified, ConfigError, DataMissing, DataUnfit.
     """
-    workload = make_workload(RunConfig.parse(receipt.run_config))
+    config = RunConfig.parse(receipt.run_config)
+    workload = make_workload(config)
     if not isinstance(workload, Wasm):
-        raise NotVerified(f"workload {receipt.run_config['workload']} trains in no sandbox")
+        raise NotVerified(f"workload {config.workload} trains in no sandbox")
     env = NodeEnv(
         node_name=receipt.node_name,
         partition_id=receipt.partition_id,
@@ -133,7 +134,7 @@ def read_record(name: str) -> list[Recorded]:
         told = json.loads(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
         found = [Recorded(each["run_id"], each["round"], dict(each["facts"])) for each in told["items"]]
         return [each for each in found if "module_sha256" in each.facts]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotVerified(f"{name} is no answer of GET /runs/{{id}}/updates: {error!r:.200}") from error
 
 

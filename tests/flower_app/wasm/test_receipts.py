@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flower_app import tensor_file
 from flower_app.config import ConfigError, RunConfig
+from flower_app.files import part_of
 from flower_app.wire import digest
 from flower_app.workloads.interface import Arrays, NodeEnv
 from flower_app.workloads.wasm import kept, native_code, receipts
@@ -162,13 +163,13 @@ def test_a_full_disk_keeps_no_half_and_lets_go_of_old_updates(tmp_path: Path, mo
 
 
 def test_a_folder_that_another_takes_while_it_is_empty_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def part_of(path: Path) -> Path:
+    def scratch_of(path: Path) -> Path:
         if taken:
             taken.pop().rmdir()
-        return files_part_of(path)
+        return part_of(path)
 
-    taken, files_part_of = [tmp_path / "wasm/receipts/9f"] * receipts.TRIES, tensor_file.part_of
-    monkeypatch.setattr(tensor_file, "part_of", part_of)
+    taken = [tmp_path / "wasm/receipts/9f"] * receipts.TRIES
+    monkeypatch.setattr(tensor_file, "part_of", scratch_of)
     with pytest.raises(FileNotFoundError):
         keep(tmp_path, receipt(), MODEL, WASM)
     taken.append(tmp_path / "wasm/receipts/9f")

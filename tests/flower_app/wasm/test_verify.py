@@ -150,6 +150,63 @@ def test_data_that_are_gone_are_told_and_the_other_updates_run(
     assert told.out.startswith(f"round 2: {SAME}")
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value", "sentence"),
+    [
+        ("", "run_config", 5, "run_config needs to be an object of texts, numbers, true and false, and is 5"),
+        ("", "run_config", {"layers": [3]}, "run_config needs to be an object of texts, numbers"),
+        ("", "run_config", {}, "workload digits trains in no sandbox"),
+        ("", "run_config", {"workload": "wasm", "lr": "high"}, "lr needs a number, got 'high'"),
+        ("", "partition_id", 99, "partition_id 99 is not below num_partitions 1"),
+        ("", "partition_id", -1, "partition_id needs to lie from 0 to below 2**53, and is -1"),
+        ("", "num_partitions", 2**60, "num_partitions needs to lie from 0 to below 2**53"),
+        ("", "node_name", None, "node_name needs to be a text, and is None"),
+        ("", "round", True, "round needs to be a whole number, and is True"),
+        ("", "limits", [], "limits needs to be an object of memory_bytes, wall_s, "),
+        ("", "more", 1, "receipt needs to be an object of run_id, round, "),
+        ("limits", "memory_bytes", "much", "memory_bytes needs to be a whole number, and is 'much'"),
+        ("limits", "wall_s", float("nan"), "wall_s needs to lie from 0 to below 2**53, and is nan"),
+        ("limits", "wall_s", 0, "wall_s needs to be above 0, and is 0"),
+        ("hyperparameters", "seed", "5", "seed needs to be a whole number, and is '5'"),
+        ("hyperparameters", "batch_size", 0, "batch_size needs to be above 0, and is 0"),
+        (
+            "digests",
+            "module_sha256",
+            "../../data/halves",
+            "module_sha256 needs to be 64 digits 0-9a-f, and is '../../data/halves'",
+        ),
+    ],
+)
+def test_a_receipt_that_no_update_has_gets_one_line(
+    train: Train, site: Path, capsys: pytest.CaptureFixture[str], part: str, name: str, value: Any, sentence: str
+) -> None:
+    train()
+    (receipt,) = find_receipts(site / "cache")
+    changes = {name: value}
+    change(receipt, {part: {**json.loads(receipt.read_text())[part], **changes}} if part else changes)
+    assert main(["--site", "north"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("round 1: ")
+    assert sentence in line
+    assert (site / "data/halves.wasm").exists()
+
+
+def test_a_receipt_without_end_gets_one_line(train: Train, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train()
+    find_receipts(site / "cache")[0].write_text("[" * 100_000)
+    assert main(["--site", "north"]) == 1
+    assert "is no whole receipt: maximum recursion depth" in capsys.readouterr().err
+
+
+def test_a_site_without_safetensors_is_told_how_to_get_it(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train()
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert main(["--site", "north"]) == 1
+    assert capsys.readouterr().err.endswith("needs safetensors: pip install 'espalier[wasm]'\n")
+
+
 def test_a_site_without_updates_is_told(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--site", "north"]) == 1
     assert capsys.readouterr().err.startswith(
@@ -192,7 +249,7 @@ def test_another_record_is_told(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"items": [3]}', '{"items": [{"round": 1}]}', '{"detail": "There is no such run."}']
+    "content", ["", "[]", "[" * 100_000, '{"items": [3]}', '{"items": [{"round": 1}]}', '{"detail": "There is no such run."}']
 )
 def test_what_is_no_record_is_told(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     (tmp_path / "updates.json").write_text(content)

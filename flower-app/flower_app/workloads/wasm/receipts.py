@@ -17,16 +17,18 @@ from typing import Any
 
 from flower_app.config import ConfigError, ConfigValue, RunConfig
 from flower_app.files import part_of
-from flower_app.tensor_file import read_tensors, write_tensors
+from flower_app.tensor_file import read_tensors, safetensors, write_tensors
 from flower_app.wire import digest
 from flower_app.workloads.interface import Arrays, NodeEnv
 from flower_app.workloads.wasm import kept
+from flower_app.workloads.wasm.receipt_form import typed
 from flower_app.workloads.wasm.task import Hyperparameters, Limits, Outcome, Task
 
 FOLDER = Path("wasm", "receipts")
 VERSION = 1
 MOST, MOST_BYTES = 32, 512 << 20
 TRIES = 10
+_SHA256 = re.compile("[0-9a-f]{64}")
 _PATH_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -121,18 +123,29 @@ def find_receipts(cache_dir: Path, run_id: str | None = None, round: int | None 
 
 
 def read_receipt(path: Path) -> tuple[Receipt, Arrays]:
-    """Read a receipt and the model that arrived. Raises ReceiptUnreadable."""
-    from safetensors import SafetensorError
-
+    """Read a receipt and the model that arrived. Raises ReceiptUnreadable; ConfigError where safetensors is not installed."""
+    unreadable = safetensors().SafetensorError
     try:
         told: dict[str, Any] = json.loads(path.read_bytes())
         if told["version"] != VERSION:
-            raise ReceiptUnreadable(f"{path} is of version {told['version']}, and this is the app of version {VERSION}")
-        parts = {"hyperparameters": Hyperparameters, "limits": Limits, "digests": Digests}
-        receipt = Receipt(**{**told, **{name: kind(**told[name]) for name, kind in parts.items()}})
+            raise ReceiptUnreadable(f"{path} is of version {told['version']!r:.20}, and this is the app of version {VERSION}")
+        receipt: Receipt = typed("receipt", told, Receipt)
+        _see_that_it_can_be(receipt)
         return receipt, read_tensors(_model_of(path))[0]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, unreadable) as error:
         raise ReceiptUnreadable(f"{path} is no whole receipt: {error}") from error
+
+
+def _see_that_it_can_be(receipt: Receipt) -> None:
+    """Raise ValueError for what no update of this site was: a path in place of a digest, a part of the data that there is not."""
+    for name, value in asdict(receipt.digests).items():
+        if not _SHA256.fullmatch(value):
+            raise ValueError(f"{name} needs to be 64 digits 0-9a-f, and is {value!r:.100}")
+    if not 0 <= receipt.partition_id < receipt.num_partitions:
+        raise ValueError(f"partition_id {receipt.partition_id} is not below num_partitions {receipt.num_partitions}")
+    for name, number in {**asdict(receipt.limits), "batch_size": receipt.hyperparameters.batch_size}.items():
+        if number <= 0:
+            raise ValueError(f"{name} needs to be above 0, and is {number}")
 
 
 def _write(path: Path, receipt: Receipt, model_in: Arrays) -> None:
