@@ -178,6 +178,22 @@ def test_a_folder_that_another_takes_while_it_is_empty_is_made_again(tmp_path: P
     assert read_receipt(find_receipts(tmp_path)[0])[0].run_id == "9f"
 
 
+def test_a_folder_that_is_taken_while_it_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_dir(path: Path) -> bool:
+        if path in taken:  # mkdir asks when it was told that the folder exists
+            taken.remove(path)
+            path.rmdir()
+        return os.path.isdir(path)
+
+    run = tmp_path / "wasm/receipts/9f"
+    taken = [run]
+    run.mkdir(parents=True)
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    keep(tmp_path, receipt(), MODEL, WASM)
+    assert taken == []
+    assert len(find_receipts(tmp_path)) == 1
+
+
 def test_clientapps_of_several_runs_lose_no_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receipts, "MOST", 8)
 

@@ -161,7 +161,7 @@ def _write(path: Path, receipt: Receipt, model_in: Arrays) -> None:
             write_tensors(_model_of(path), model_in, {})
             kept.write_whole(path, text.encode())
             return
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):  # the latter of a mkdir that finds it, and then does not
             if not left:
                 raise
         except OSError:
