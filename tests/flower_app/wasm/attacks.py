@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 
+from flower_app.workloads.wasm.abi import WASI
 from flower_app.workloads.wasm.faults import (
     BadUpdate,
     HostCallAbused,
@@ -45,6 +48,11 @@ def without(part: str) -> Callable[[], bytes]:
     return of_text(" ".join(each for each in parts if part not in each))
 
 
+LURID = "\x1b[2Jgone\r\nINFO\tall is well\u202e\x9b0m\0"
+LURID_NAME = "".join(f"\\{byte:02x}" for byte in LURID.encode())
+TOLD_END = re.escape("INFO all is well\\u202e\\x9b0m\N{REPLACEMENT CHARACTER}")
+TOLD = rf"\\x1b\[2Jgone \| {TOLD_END}"
+"""The same on one line, with nothing that a terminal acts upon. Of wasmtime's own lines, the first and the last are told."""
 WALL = r"the module ran longer than the 0\.3 s that it is given \(wasm-timeout-s\)"
 ROOM = r"the 16 MB that it is given \(wasm-memory-mb\)"
 ATTACKS: dict[type[TaskFault], dict[str, tuple[str, Callable[[], bytes]]]] = {
@@ -92,6 +100,18 @@ ATTACKS: dict[type[TaskFault], dict[str, tuple[str, Callable[[], bytes]]]] = {
         "foreign imports": (
             r"the module imports env\.a, env\.b, env\.c, env\.d and 1 more; fl/1 takes no imports",
             of_text("".join(f'(import "env" "{name}" (func))' for name in "abcde")),
+        ),
+        "imports that write to a terminal": (
+            rf"the module imports env\.{TOLD}; fl/1 takes no imports",
+            of_text(f'(import "env" "{LURID_NAME}" (func))'),
+        ),
+        "exports that write to a terminal": (
+            f"the module is not usable: failed to parse WebAssembly module: {TOLD_END}` already defined",
+            of_text(f'(func (export "{LURID_NAME}")) (func (export "{LURID_NAME}"))'),
+        ),
+        "unknown call that writes to a terminal": (
+            rf"the module cannot be started: unknown import: `{WASI}::\\x1b\[2Jgone: {TOLD_END}` has not been",
+            of_text(f'(import "{WASI}" "{LURID_NAME}" (func)) {MEMORY} (func (export "_start"))'),
         ),
         "WASI in fl/1": (
             r"exports what fl/1 has, which takes no imports, and imports wasi_snapshot_preview1\.clock_time_get, ",
@@ -167,6 +187,10 @@ ATTACKS: dict[type[TaskFault], dict[str, tuple[str, Callable[[], bytes]]]] = {
         "unreachable": (
             r"the module trapped in inner: wasm trap: wasm `unreachable` instruction executed",
             of_fl1("(call $inner)", more="(func $inner unreachable)"),
+        ),
+        "name that writes to a terminal": (
+            f"the module trapped in {TOLD}: wasm trap: ",
+            of_fl1("(call $inner)", more=f'(func $inner (@name "{LURID_NAME}") unreachable)'),
         ),
         "division by zero": ("integer divide by zero", of_fl1("(drop (i32.div_s (i32.const 1) (i32.const 0)))")),
         "conversion": ("invalid conversion to integer", of_fl1("(drop (i32.trunc_f32_s (f32.const nan)))")),
@@ -258,6 +282,14 @@ ATTACKS: dict[type[TaskFault], dict[str, tuple[str, Callable[[], bytes]]]] = {
     },
     TaskFailed: {
         "failure": ("the module says: no lr$", lambda: fl1(report=b'{"error":"no lr"}')),
+        "failure that writes to a terminal": (
+            f"the module says: {TOLD}$",
+            lambda: fl1(report=json.dumps({"error": LURID}).encode()),
+        ),
+        "stderr that writes to a terminal": (
+            rf"the module ended with exit code 3; on stderr: {TOLD}$",
+            lambda: says(b"", LURID.encode(), exits(3)),
+        ),
         "exit code": ("the module ended with exit code 3; on stderr: no lr$", lambda: says(b"", b"no lr\n", exits(3))),
         "exit code that is none": (
             r"the module ended itself with an exit code outside 0\.\.125; on stderr: no lr$",

@@ -40,6 +40,7 @@ def test_an_attack_is_told_by_name(kind: type[TaskFault], name: str, tmp_path: P
     with pytest.raises(kind, match=sentence) as told:
         run_module(make(), task(), limits, None)
     assert type(told.value) is kind
+    assert str(told.value).isprintable()
     assert list(tmp_path.iterdir()) == []
 
 

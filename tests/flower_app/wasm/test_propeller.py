@@ -164,7 +164,7 @@ def test_stderr_is_kept_to_its_end_and_shown_where_a_module_fails() -> None:
     with pytest.raises(TaskFailed) as told:
         run(says(update(), b"panic: " + b"y" * 5000 + b"\xff no lr \n", exits(1)))
     shown = str(told.value).removeprefix("the module ended with exit code 1; on stderr: ")
-    assert shown == "panic: " + "y" * 993 + "\n…\n" + "y" * 993 + "\N{REPLACEMENT CHARACTER} no lr"
+    assert shown == "panic: " + "y" * 993 + " … " + "y" * 993 + "\N{REPLACEMENT CHARACTER} no lr"
 
 
 def test_it_has_no_files_no_input_and_no_other_output() -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from flower_app.text import cleaned
+from flower_app.text import one_line
 from flower_app.workloads.wasm.engine import wasmtime
 from flower_app.workloads.wasm.faults import ModuleInvalid
 from flower_app.workloads.wasm.task import Hyperparameters
@@ -69,9 +69,9 @@ def _see_signature(kinds: Mapping[str, object], name: str, params: Sequence[str]
 
 
 def _signature(params: Sequence[str], results: Sequence[str]) -> str:
-    return cleaned(f"({', '.join(params)}) -> ({', '.join(results)})", 200)
+    return one_line(f"({', '.join(params)}) -> ({', '.join(results)})", 200)
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(cleaned(name, 80) for name in names[:4])
+    shown = ", ".join(one_line(name, 80) for name in names[:4])
     return shown + f" and {len(names) - 4} more" * (len(names) > 4)

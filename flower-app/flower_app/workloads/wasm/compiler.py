@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from flower_app.text import cleaned
+from flower_app.text import one_line
 from flower_app.workloads.wasm import native_code
 from flower_app.workloads.wasm.abi import abi_of
 from flower_app.workloads.wasm.engine import engine, native_engine, wasmtime
@@ -95,14 +95,14 @@ def main() -> int:
 
 def reason(text: str) -> str:
     """Give the first line of what wasmtime says, and the innermost cause."""
-    first, inner = cleaned(text.strip().partition("\n")[0], 200), innermost(text)
+    first, inner = one_line(text.strip().partition("\n")[0], 200), innermost(text)
     return first if first == inner else f"{first}: {inner}"
 
 
 def innermost(text: str) -> str:
     """Give the innermost cause of what wasmtime says, without its number."""
     last = re.sub(r"^\d+: ", "", text.strip().rpartition("\n")[2].strip())
-    return " ".join(cleaned(last, 200).split())
+    return one_line(last, 200)
 
 
 def _loaded(native: bytes | None) -> wasmtime.Module | None:
@@ -129,15 +129,17 @@ def _environment() -> dict[str, str]:
 def _failure(code: int, said: str, bounds: Bounds) -> Exception:
     """Say why the child has failed; a negative code is a signal."""
     if code == INVALID:
-        return ModuleInvalid(said if said.startswith("the module") else f"the module is not usable: {reason(said)}")
+        return ModuleInvalid(
+            one_line(said, 2000) if said.startswith("the module") else f"the module is not usable: {reason(said)}"
+        )
     if code == -signal.SIGXCPU:
         return CompileLimit(f"compiling the module takes more than {bounds.cpu_s} s of CPU")
     if code == -signal.SIGKILL or any(sign in said for sign in _NO_MEMORY):
         return CompileLimit(f"compiling the module takes more than {bounds.memory_bytes >> 20} MB of memory")
-    last = cleaned(said, 300) or "nothing was said"
+    last = one_line(said, 300) or "nothing was said"
     if code < 0:  # of vectors in a signature, say, wasmtime makes an end of the process
         return ModuleInvalid(f"the module ends the compiler with {signal.Signals(-code).name}: {last}")
-    return RuntimeError(f"the compiler has ended with exit code {code}: {said[-300:]}")
+    return RuntimeError(f"the compiler has ended with exit code {code}: {one_line(said[-300:], 300)}")
 
 
 if __name__ == "__main__":

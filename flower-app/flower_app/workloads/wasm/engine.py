@@ -1,5 +1,7 @@
 """Wasmtime as every site has it: one engine a process, whose clock for deadlines goes while a module runs.
 
+It finds a module's traps by signals: faulthandler.enable() after the engine was made turns one outside memory into a SIGSEGV.
+
 Nothing is made when this is imported: ClientApps are forked from a process that may have imported it.
 """
 

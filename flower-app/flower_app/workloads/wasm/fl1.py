@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Sequence
 
 from flower_app.tensor_file import chunks
-from flower_app.text import cleaned
+from flower_app.text import one_line
 from flower_app.workloads.interface import Metrics
 from flower_app.workloads.wasm.abi import FL1, config_of
 from flower_app.workloads.wasm.engine import wasmtime
@@ -73,7 +73,7 @@ def _report(instance: Instance, at: int, size: int) -> bytes:
 def _metrics(report: bytes) -> Metrics:
     told = parsed(report, _REPORT)
     if "error" in told:
-        raise TaskFailed(f"the module says: {cleaned(told['error'], 500)}")
+        raise TaskFailed(f"the module says: {one_line(told['error'], 500)}")
     if not is_whole(told.get("steps"), 0):
         raise BadUpdate(f"{_REPORT} of the module needs steps, a whole number from 0 on, and has {shown(told.get('steps'))}")
     return metrics_of(told, _REPORT)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flower_app.text import cleaned
+from flower_app.text import one_line
 from flower_app.workloads.wasm.compiler import innermost, reason
 from flower_app.workloads.wasm.engine import STACK_BYTES, engine, wasmtime
 from flower_app.workloads.wasm.faults import (
@@ -88,7 +88,7 @@ class Instance:
         if code == codes.STACK_OVERFLOW:
             return TaskStackOverflow(f"the module recursed through the {STACK_BYTES // MB} MB of stack that it is given")
         frames = trap.frames[:1]
-        place = " in " + cleaned(frames[0].func_name, 100) if frames and frames[0].func_name else ""
+        place = " in " + one_line(frames[0].func_name, 100) if frames and frames[0].func_name else ""
         return TaskTrap(f"the module trapped{place}: {innermost(trap.message)}")
 
     def _refused(self, text: str) -> TaskFault:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_app.text import cleaned
+from flower_app.text import one_line
 from flower_app.workloads.interface import Arrays, Metrics
 from flower_app.workloads.wasm.abi import PROPELLER, config_of
 from flower_app.workloads.wasm.engine import wasmtime
@@ -122,8 +122,8 @@ def _dumps(value: object) -> str:
 
 def _said(calls: HostCalls) -> str:
     """Give how it began and how it ended: Go says why it panics first, others last."""
-    text = calls.stderr.decode(errors="replace").strip()
-    return f"; on stderr: {cleaned(text, SHOWN_STDERR)}" if text else ""
+    text = one_line(calls.stderr.decode(errors="replace").strip(), SHOWN_STDERR)
+    return f"; on stderr: {text}" if text else ""
 
 
 def _see_that_it_holds_no_more(stdout: bytes, model: Arrays) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from flower_app.replies import METRIC_LIMIT
-from flower_app.text import cleaned
+from flower_app.text import one_line
 from flower_app.workloads.interface import Arrays, Metrics
 from flower_app.workloads.wasm.faults import BadUpdate
 
@@ -61,7 +61,7 @@ def see_that_all_is_finite(arrays: Arrays) -> None:
 def shown(value: object) -> str:
     """Show what a stranger says, in one short line."""
     try:
-        return " ".join(cleaned(value if isinstance(value, Exception) else repr(value), 100).split())
+        return one_line(value if isinstance(value, Exception) else repr(value), 100)
     except ValueError:  # Python prints no whole number of more than 4300 digits
         return "a number of thousands of digits"
 
