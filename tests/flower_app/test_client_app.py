@@ -83,7 +83,7 @@ def test_a_model_that_arrives_beyond_all_scores_is_trained_and_has_none(
     monkeypatch.setattr("toy_workload.Toy.evaluate", lambda *_: EvalResult(5, beyond))
     metrics = dict(ask().content.metric_records["metrics"])
     assert {name for name in metrics if name.startswith("eval_")} == {"eval_accuracy"}
-    assert metrics["train_loss"] >= 0
+    assert "train_loss" in metrics
     assert "of the model that arrived there is no finite loss, gain" in capsys.readouterr().out
 
 
