@@ -11,15 +11,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from flower_app.workloads.wasm import compiler, native_code
+from flower_app.workloads.wasm import abi, compiler, native_code, refusals
 from flower_app.workloads.wasm import engine as engines
-from flower_app.workloads.wasm.compiler import compiled
-from flower_app.workloads.wasm.faults import ModuleInvalid
+from flower_app.workloads.wasm.compiler import Bounds, compiled
+from flower_app.workloads.wasm.faults import CompileLimit, ModuleInvalid
 
-from tests.flower_app.wasm.guests import fl1
+from tests.flower_app.wasm.bomb import compile_bomb
+from tests.flower_app.wasm.guests import assembled, fl1
 
 MODULE = fl1()
 SHA256 = hashlib.sha256(MODULE).hexdigest()
@@ -163,6 +165,86 @@ def test_two_processes_may_compile_the_same_module_at_once(tmp_path: Path) -> No
     assert len(names(tmp_path / "cache")) == 1
 
 
+BRIEF = Bounds(cpu_s=1)
+
+
+@pytest.mark.parametrize(
+    ("refused", "kind"),
+    [
+        (compile_bomb(2000, 20_000), CompileLimit),
+        (MODULE[:-9], ModuleInvalid),
+        (assembled("(module (memory 1))"), ModuleInvalid),
+        (fl1(abi='(func (export "fl_abi") (param v128))'), ModuleInvalid),
+    ],
+    ids=["a bomb", "cut short", "no memory", "vectors"],
+)
+def test_a_module_that_is_refused_is_not_compiled_again_in_this_process_and_the_next(
+    tmp_path: Path, new_process: Callable[[], None], refused: bytes, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as first:
+        compiled(refused, SHA256, tmp_path, BRIEF)
+    for cache_dir in (None, tmp_path):
+        if cache_dir:
+            new_process()
+        with pytest.raises(kind) as again:
+            compiled(MODULE, SHA256, cache_dir, BRIEF)
+        assert type(again.value) is kind
+        assert str(again.value) == str(first.value)
+    new_process()
+    assert compiled(MODULE, SHA256, None, BRIEF).exports
+
+
+@pytest.mark.parametrize("changed", ["bounds", "wasmtime", "rules"])
+def test_a_module_that_was_refused_is_tried_again_where_something_else_decides(
+    tmp_path: Path, new_process: Callable[[], None], monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    with pytest.raises(ModuleInvalid):
+        compiled(MODULE[:-9], SHA256, tmp_path)
+    new_process()
+    if changed == "wasmtime":
+        monkeypatch.setattr(engines, "version", lambda _: "51")
+    if changed == "rules":
+        (tmp_path / "abi.py").write_text("other rules")
+        monkeypatch.setattr(abi, "__file__", str(tmp_path / "abi.py"))
+    assert compiled(MODULE, SHA256, tmp_path, Bounds(cpu_s=119) if changed == "bounds" else None).exports
+
+
+def end_by_its_clock(_: pytest.MonkeyPatch) -> tuple[Bounds, str]:
+    return Bounds(wall_s=0.3), "longer than 0.3 s"
+
+
+def kill_it(monkeypatch: pytest.MonkeyPatch) -> tuple[Bounds, str]:
+    """Let it end as where the machine has no memory left."""
+    begin = subprocess.Popen
+
+    def killed(*arguments: Any, **more: Any) -> subprocess.Popen[bytes]:
+        child = begin(*arguments, **more)
+        child.kill()
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", killed)
+    return Bounds(), "of memory"
+
+
+@pytest.mark.parametrize("end", [end_by_its_clock, kill_it])
+def test_what_a_busy_machine_may_have_refused_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[pytest.MonkeyPatch], tuple[Bounds, str]]
+) -> None:
+    with monkeypatch.context() as patch:
+        bounds, sentence = end(patch)
+        with pytest.raises(CompileLimit, match=sentence):
+            compiled(compile_bomb(2000, 20_000), SHA256, tmp_path, bounds)
+    assert names(tmp_path) == []
+    assert engines.engine().refused == {}
+
+
+def test_a_process_remembers_few_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "MOST_REFUSALS", 2)
+    for number in range(4):
+        refusals.keep(None, str(number), "rules", ModuleInvalid("no"))
+    assert [bool(refusals.recall(None, str(number), "rules")) for number in range(4)] == [False, False, True, True]
+
+
 def test_the_child_is_the_app_of_the_parent_also_where_it_is_unpacked_and_not_installed(tmp_path: Path) -> None:
     app = tmp_path / "unpacked"
     shutil.copytree(compiler.APP / "flower_app", app / "flower_app", ignore=shutil.ignore_patterns("__pycache__"))
@@ -171,8 +253,8 @@ def test_the_child_is_the_app_of_the_parent_also_where_it_is_unpacked_and_not_in
     (tmp_path / "module").write_bytes(MODULE)
     script = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1]);"
-        "from flower_app.workloads.wasm.compiler import Bounds, compile_module;"
-        "compile_module(pathlib.Path(sys.argv[2]).read_bytes(), Bounds())"
+        "from flower_app.workloads.wasm.compiler import compiled;"
+        "compiled(pathlib.Path(sys.argv[2]).read_bytes(), '', None)"
     )
     command = [sys.executable, "-c", script, str(app), str(tmp_path / "module")]
     told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -181,8 +263,8 @@ def test_the_child_is_the_app_of_the_parent_also_where_it_is_unpacked_and_not_in
 
 def test_a_clientapp_that_is_killed_takes_its_compiler_along() -> None:
     script = (
-        "from flower_app.workloads.wasm.compiler import Bounds, compile_module;"
-        "from tests.flower_app.wasm.bomb import compile_bomb; compile_module(compile_bomb(2000, 20_000), Bounds())"
+        "from flower_app.workloads.wasm.compiler import compiled;"
+        "from tests.flower_app.wasm.bomb import compile_bomb; compiled(compile_bomb(2000, 20_000), '', None)"
     )
     with subprocess.Popen([sys.executable, "-c", script], start_new_session=True) as clientapp:
         leader, until = psutil.Process(clientapp.pid), time.monotonic() + 60

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from flower_app.workloads.wasm import faults
-from flower_app.workloads.wasm.compiler import Bounds, compile_module
+from flower_app.workloads.wasm.compiler import Bounds, compiled
 from flower_app.workloads.wasm.faults import CompileLimit, TaskFault, TaskTimeout, TaskTrap
 from flower_app.workloads.wasm.sandbox import run_module
 from flower_app.workloads.wasm.task import Limits
@@ -47,11 +47,11 @@ def test_an_attack_is_told_by_name(kind: type[TaskFault], name: str, tmp_path: P
 def test_a_module_that_ties_up_the_compiler_is_given_up() -> None:
     bomb = compile_bomb(2000, 20_000)
     with pytest.raises(CompileLimit, match=r"^compiling the module takes more than 1 s of CPU$"):
-        compile_module(bomb, Bounds(cpu_s=1))
+        compiled(bomb, "bomb", None, Bounds(cpu_s=1))
     with pytest.raises(CompileLimit, match=r"^compiling the module takes more than 400 MB of memory$"):
-        compile_module(bomb, Bounds(memory_bytes=400 << 20))
+        compiled(bomb, "bomb", None, Bounds(memory_bytes=400 << 20))
     with pytest.raises(CompileLimit, match=r"^compiling the module takes longer than 0\.5 s$"):
-        compile_module(bomb, Bounds(wall_s=0.5))
+        compiled(bomb, "bomb", None, Bounds(wall_s=0.5))
 
 
 def test_every_fault_has_an_attack_here_or_a_test_of_where_modules_come_from() -> None:

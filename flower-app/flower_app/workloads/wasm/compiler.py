@@ -5,6 +5,7 @@ stays in the process group of its parent, so that it ends with it; it starts no 
 memory is the kernel's RLIMIT_AS, which macOS does not keep: there, time alone bounds it.
 """
 
+import hashlib
 import os
 import re
 import resource
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_app.text import one_line
-from flower_app.workloads.wasm import native_code
+from flower_app.workloads.wasm import abi, native_code, refusals
 from flower_app.workloads.wasm.abi import abi_of
 from flower_app.workloads.wasm.engine import engine, native_engine, wasmtime
 from flower_app.workloads.wasm.faults import CompileLimit, ModuleInvalid
@@ -26,7 +27,8 @@ MAGIC = b"\0asm"
 INVALID = 65
 """Exit code for a module that is none; what is wrong stands on stderr. sysexits.h: EX_DATAERR."""
 MOST_THREADS = 4
-_NO_MEMORY = ("memory allocation of", "MemoryError", "annot allocate memory", "failed to spawn thread")
+_MAY_PASS = ("annot allocate memory", "failed to spawn thread")
+_NO_MEMORY = ("memory allocation of", "MemoryError", *_MAY_PASS)
 
 
 @dataclass(frozen=True)
@@ -45,29 +47,11 @@ def compiled(wasm: bytes, sha256: str, cache_dir: Path | None, bounds: Bounds | 
     if module is None:
         module = _loaded(native_code.read(cache_dir, sha256))
     if module is None:
-        native = compile_module(wasm, bounds or Bounds())
+        native = _native(wasm, sha256, cache_dir, bounds or Bounds())
         module = wasmtime.Module.deserialize(here.native, native)
         native_code.keep(cache_dir, sha256, native)
     here.keep(sha256, module)
     return module
-
-
-def compile_module(wasm: bytes, bounds: Bounds) -> bytes:
-    """Compile in a child process. Raises ModuleInvalid, CompileLimit."""
-    if not wasm.startswith(MAGIC):  # else wasmtime would read it as text
-        raise ModuleInvalid(f"the module is no WebAssembly: it begins with {wasm[:4]!r} instead of {MAGIC!r}")
-    command = [sys.executable, "-P", "-B", "-m", __name__, str(bounds.cpu_s), str(bounds.memory_bytes)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/", env=_environment()) as child:
-        try:
-            native, said = child.communicate(wasm, timeout=bounds.wall_s)
-        except subprocess.TimeoutExpired:
-            raise CompileLimit(f"compiling the module takes longer than {bounds.wall_s:g} s") from None
-        finally:
-            child.kill()
-    if child.returncode:
-        raise _failure(child.returncode, said.decode(errors="replace").strip(), bounds)
-    return native
 
 
 def main() -> int:
@@ -105,6 +89,36 @@ def innermost(text: str) -> str:
     return one_line(last, 200)
 
 
+def _native(wasm: bytes, sha256: str, cache_dir: Path | None, bounds: Bounds) -> bytes:
+    """Compile, unless it is known that this leads nowhere. Raises ModuleInvalid, CompileLimit."""
+    rules = _rules(bounds)
+    if refused := refusals.recall(cache_dir, sha256, rules):
+        raise refused
+    code, native, said = _ended(wasm, bounds)
+    if not code:
+        return native
+    failure = _failure(code, said, bounds)
+    if isinstance(failure, refusals.Refusal) and _lasts(code, said):
+        refusals.keep(cache_dir, sha256, rules, failure)
+    raise failure
+
+
+def _ended(wasm: bytes, bounds: Bounds) -> tuple[int, bytes, str]:
+    """Give the exit code of a child that compiles, the native code, and what it said. Raises ModuleInvalid, CompileLimit."""
+    if not wasm.startswith(MAGIC):  # else wasmtime would read it as text
+        raise ModuleInvalid(f"the module is no WebAssembly: it begins with {wasm[:4]!r} instead of {MAGIC!r}")
+    command = [sys.executable, "-P", "-B", "-m", __name__, str(bounds.cpu_s), str(bounds.memory_bytes)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/", env=_environment()) as child:
+        try:
+            native, said = child.communicate(wasm, timeout=bounds.wall_s)
+        except subprocess.TimeoutExpired:
+            raise CompileLimit(f"compiling the module takes longer than {bounds.wall_s:g} s") from None
+        finally:
+            child.kill()
+    return child.returncode, native, said.decode(errors="replace").strip()
+
+
 def _loaded(native: bytes | None) -> wasmtime.Module | None:
     """Load compiled code, if it is of this processor and this wasmtime."""
     if native is None:
@@ -140,6 +154,20 @@ def _failure(code: int, said: str, bounds: Bounds) -> Exception:
     if code < 0:  # of vectors in a signature, say, wasmtime makes an end of the process
         return ModuleInvalid(f"the module ends the compiler with {signal.Signals(-code).name}: {last}")
     return RuntimeError(f"the compiler has ended with exit code {code}: {one_line(said[-300:], 300)}")
+
+
+def _lasts(code: int, said: str) -> bool:
+    """Would it end so again? A signal from elsewhere, and a lack of memory or threads, may come of a busy machine."""
+    if code == -signal.SIGXCPU or said.startswith("the module"):
+        return True
+    return code in (INVALID, 1, -signal.SIGABRT) and not any(sign in said for sign in _MAY_PASS)
+
+
+def _rules(bounds: Bounds) -> str:
+    """Name what decides whether a module is refused, besides the configuration of wasmtime."""
+    hard = [resource.getrlimit(kind)[1] for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)]
+    sources = [Path(str(path)).read_bytes() for path in (__file__, abi.__file__)]
+    return hashlib.sha256(repr((bounds, hard, sources)).encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -36,12 +36,16 @@ MOST_MODULES = 4
 
 
 class Engine:
-    """An engine, the modules that were last made ready for it, and its epoch, which counts ticks while a module runs."""
+    """An engine, the modules that were last made ready for it, and its epoch, which counts ticks while a module runs.
+
+    refused: what refusals.py knows of the others.
+    """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.native = native_engine()
         self._modules: dict[str, wasmtime.Module] = {}
+        self.refused: dict[str, bytes] = {}
         self._lock = threading.Lock()
         self._running, self._stop = 0, threading.Event()
         self._due = time.monotonic()
